@@ -1,0 +1,109 @@
+"""Train PyTorch models with pure functions.
+
+Parameters, gradients, optimizer state, buffers and randomness are immutable pytrees, passed explicitly; a training step is a
+pure function, and training is a fold of it.
+"""
+
+from functional_train.gradients.reverse import grad, grad_and_value
+from functional_train.losses.precision import mixed_precision
+from functional_train.models.functional import Functional, functionalize, merge
+from functional_train.runs.fit import fit
+from functional_train.runs.history import History, early_stopping
+from functional_train.steps.loop import fold, iterate, scan
+from functional_train.steps.state import TrainState, init_state
+from functional_train.steps.step import make_step
+from functional_train.updates import schedules
+from functional_train.updates.hyperparameters import ScheduledState
+from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.transformation import (
+    EmptyState,
+    GradientTransformation,
+    apply_updates,
+    chain,
+    identity,
+    make_update,
+    stateless,
+)
+from functional_train.updates.transforms._clip import clip_by_global_norm
+from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._momentum import MomentumState, add_momentum
+from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.values import random, tree
+from functional_train.values.errors import (
+    BatchesError,
+    FunctionalTrainError,
+    HyperparameterError,
+    ImmutableError,
+    LossError,
+    NonFiniteError,
+    OwnershipError,
+    PathError,
+    PurityError,
+    StructureError,
+)
+from functional_train.values.params import Params
+from functional_train.values.struct import static_field, struct
+from functional_train.values.types import Aux, GradFn, Hyperparameter, LossFn, Schedule, StepFn, UpdateFn
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdamState",
+    "Aux",
+    "BatchesError",
+    "EmptyState",
+    "Functional",
+    "FunctionalTrainError",
+    "GradFn",
+    "GradientTransformation",
+    "History",
+    "Hyperparameter",
+    "HyperparameterError",
+    "ImmutableError",
+    "LossError",
+    "LossFn",
+    "MomentumState",
+    "NonFiniteError",
+    "OwnershipError",
+    "Params",
+    "PathError",
+    "PurityError",
+    "Schedule",
+    "ScheduledState",
+    "StepFn",
+    "StructureError",
+    "TrainState",
+    "UpdateFn",
+    "adam",
+    "adamw",
+    "add_decayed_weights",
+    "add_momentum",
+    "apply_updates",
+    "chain",
+    "clip_by_global_norm",
+    "early_stopping",
+    "fit",
+    "fold",
+    "functionalize",
+    "grad",
+    "grad_and_value",
+    "identity",
+    "init_state",
+    "iterate",
+    "make_step",
+    "make_update",
+    "merge",
+    "mixed_precision",
+    "negate",
+    "random",
+    "scale_by_adam",
+    "scale_by_lr",
+    "scan",
+    "schedules",
+    "sgd",
+    "stateless",
+    "static_field",
+    "struct",
+    "tree",
+]

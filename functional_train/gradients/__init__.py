@@ -1,0 +1,1 @@
+"""LossFn -> GradFn: slopes of losses."""

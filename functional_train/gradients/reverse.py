@@ -1,0 +1,202 @@
+"""Reverse-mode gradients of losses over any tree."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_train.values.errors import LossError, StructureError
+from functional_train.values.tree._structure import flatten, is_floating, map, paths, unflatten
+
+ArgNums = int | tuple[int, ...]
+
+
+def grad(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """Make the function that computes the gradient of a loss.
+
+    Args:
+        loss_fn: `(params, batch, **owned) -> loss`, or `-> (loss, aux)` with `has_aux`. The loss is a real 0-d tensor.
+        argnums: Which positional arguments to differentiate: one position, or a tuple of them.
+        has_aux: Whether the loss function returns a pair whose second part is not differentiated.
+
+    Returns:
+        `(*args, **kwargs) -> grads`, or `-> (grads, aux)`. Gradients have the structure of the argument (a tuple of them
+        for a tuple of positions), its shapes and dtypes; leaves that are not floating have `None`.
+
+    Raises:
+        LossError: when called: the loss is not a real scalar, or no leaf influences it, or `has_aux` does not say what the
+            loss returns.
+
+    Source: torch.func.grad, whose signature and results these are. At top level reverse-mode autograd runs directly on
+        detached leaves, which also allows activation checkpointing and any `autograd.Function`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> grad_fn = ft.grad(lambda params, batch: (params["w"] * batch).sum())
+        >>> grad_fn({"w": torch.ones(2)}, torch.tensor([3.0, 4.0]))
+        {'w': tensor([3., 4.])}
+    """
+    compute = grad_and_value(loss_fn, argnums, has_aux)
+
+    def grad_fn(*args: Any, **kwargs: Any) -> Any:
+        grads, value = compute(*args, **kwargs)
+        return (grads, value[1]) if has_aux else grads
+
+    return grad_fn
+
+
+def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """Make the function that computes the gradient of a loss and the loss itself.
+
+    Args:
+        loss_fn: `(params, batch, **owned) -> loss`, or `-> (loss, aux)` with `has_aux`. The loss is a real 0-d tensor.
+        argnums: Which positional arguments to differentiate: one position, or a tuple of them.
+        has_aux: Whether the loss function returns a pair whose second part is not differentiated.
+
+    Returns:
+        `(*args, **kwargs) -> (grads, loss)`, or `-> (grads, (loss, aux))`; the order is torch.func's. Gradients are as
+        in `grad`; loss and aux are detached from the leaves.
+
+    Raises:
+        LossError: when called: the loss is not a real scalar, or no leaf influences it, or `has_aux` does not say what the
+            loss returns.
+
+    Source: torch.func.grad_and_value.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> grads, loss = ft.grad_and_value(lambda params, batch: (params * batch).sum())(torch.ones(2), torch.ones(2))
+        >>> grads, loss
+        (tensor([1., 1.]), tensor(2.))
+    """
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    def grad_and_value_fn(*args: Any, **kwargs: Any) -> Any:
+        for position in positions:
+            if not -len(args) <= position < len(args):
+                raise StructureError(
+                    f"argnums={argnums} asks for positional argument {position}, but only {len(args)} were passed. "
+                    "Pass what is differentiated by position."
+                )
+        targets = [args[position] for position in positions]
+        leaves, structure = flatten(targets)
+        chosen = [position for position, leaf in enumerate(leaves) if is_floating(leaf)]
+        if not chosen:
+            raise LossError(
+                "there is nothing to differentiate: no leaf of the argument is a floating tensor "
+                f"(leaves: {_describe(targets)})."
+            )
+
+        def loss_of(floating: Sequence[Tensor]) -> tuple[Tensor, Any]:
+            filled = list(leaves)
+            for position, leaf in zip(chosen, floating, strict=True):
+                filled[position] = leaf
+            called = list(args)
+            for position, target in zip(positions, unflatten(structure, filled), strict=True):
+                called[position] = target
+            return _checked(loss_fn(*called, **kwargs), has_aux)
+
+        floating = [leaves[position] for position in chosen]
+        others = [arg for position, arg in enumerate(args) if position not in positions]
+        direct = _is_top_level() and not _any_requires_grad((leaves, others, kwargs))
+        slopes, loss, aux = (_direct if direct else _transformed)(loss_of, floating)
+        filled: list[Tensor | None] = [None] * len(leaves)
+        for position, slope in zip(chosen, slopes, strict=True):
+            filled[position] = slope
+        grads = unflatten(structure, filled)
+        return (grads[0] if isinstance(argnums, int) else tuple(grads)), ((loss, aux) if has_aux else loss)
+
+    return grad_and_value_fn
+
+
+def _is_top_level() -> bool:
+    """Whether no transform, trace or dispatch mode is active that a direct autograd call would escape."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def _any_requires_grad(tree: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in flatten(tree)[0])
+
+
+def _direct(loss_of: Callable[[Sequence[Tensor]], tuple[Tensor, Any]], floating: list[Tensor]) -> tuple[Any, Tensor, Any]:
+    watched = [leaf.detach().requires_grad_() for leaf in floating]
+    with torch.enable_grad():
+        loss, aux = loss_of(watched)
+        _check_depends(loss)
+    slopes = torch.autograd.grad(loss, watched, allow_unused=True, materialize_grads=True)
+    return slopes, loss.detach(), map(_detached, aux)
+
+
+def _transformed(
+    loss_of: Callable[[Sequence[Tensor]], tuple[Tensor, Any]], floating: list[Tensor]
+) -> tuple[Any, Tensor, Any]:
+    """torch.func's way. Only tensors cross its border, because it knows no containers but torch's own."""
+    rest: list[Any] = []
+
+    def loss_and_tensors(leaves: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        loss, aux = loss_of(leaves)
+        _check_depends(loss)
+        aux_leaves, structure = flatten(aux)
+        rest[:] = [structure, [None if isinstance(leaf, Tensor) else leaf for leaf in aux_leaves]]
+        return loss, [leaf for leaf in aux_leaves if isinstance(leaf, Tensor)]
+
+    slopes, (loss, aux_tensors) = torch.func.grad_and_value(loss_and_tensors, has_aux=True)(floating)
+    structure, static = rest
+    from_inside = iter(aux_tensors)
+    return slopes, loss, unflatten(structure, [next(from_inside) if leaf is None else leaf for leaf in static])
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) and leaf.requires_grad else leaf
+
+
+def _checked(returned: Any, has_aux: bool) -> tuple[Tensor, Any]:
+    if has_aux:
+        if not (isinstance(returned, tuple) and len(returned) == 2):
+            raise LossError(
+                f"has_aux=True, but the loss function returned {_kind(returned)}. Return (loss, aux), or leave has_aux out."
+            )
+        loss, aux = returned
+    else:
+        if isinstance(returned, tuple):
+            raise LossError(
+                f"the loss function returned {_kind(returned)}, but has_aux is False. "
+                "Return the loss alone, or pass has_aux=True for (loss, aux)."
+            )
+        loss, aux = returned, None
+    if not isinstance(loss, Tensor):
+        raise LossError(
+            f"the loss is {_kind(loss)}, not a tensor. A number made by .item() or float() has no slope: "
+            "return the 0-d tensor itself."
+        )
+    if loss.ndim != 0:
+        raise LossError(
+            f"the loss has shape {tuple(loss.shape)}; it must be a 0-d tensor. Reduce it, with .mean() or .sum()."
+        )
+    if loss.is_complex():
+        raise LossError(f"the loss is complex ({loss.dtype}); only a real number can be made small. Take .abs() or .real.")
+    return loss, aux
+
+
+def _check_depends(loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise LossError(
+            "the loss does not depend on the parameters: no path leads from it to any of them. Was it computed under "
+            "torch.no_grad(), after .detach() or .item(), or from a module's own weights instead of the params passed in?"
+        )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _describe(tree: Any) -> str:
+    return ", ".join(paths(tree)[:5]) or "none"

@@ -1,0 +1,1 @@
+"""LossFn -> LossFn: what is done to a loss before it is differentiated."""

@@ -1,0 +1,1 @@
+"""A run: a fold with progress, evaluation, records and an orderly end."""

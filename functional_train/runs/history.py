@@ -1,0 +1,194 @@
+"""`History`: what a run recorded, as a mapping of arrays."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from functional_train.values.errors import HyperparameterError, StructureError
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class History(Mapping[str, Tensor]):
+    """An immutable mapping from metric name to a tensor with one entry a step.
+
+    `"step"` counts batches consumed. Evaluations are named `"eval/..."` and have an `"eval/step"` of their own.
+
+    Args:
+        columns: Name to tensor; equal lengths among the steps and among the evaluations.
+        ended: Why the run ended: "finished", "interrupted", "stopped" or "batches ran out".
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> history = ft.History({"step": torch.tensor([1, 2]), "loss": torch.tensor([0.5, 0.25])})
+        >>> history["loss"]
+        tensor([0.5000, 0.2500])
+        >>> history
+        History of 2 steps: loss 0.25 (finished)
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor], ended: str = "finished") -> None:
+        self._columns = dict(columns)
+        self._ended = ended
+
+    @property
+    def ended(self) -> str:
+        """Why the run ended: "finished", "interrupted", "stopped" or "batches ran out"."""
+        return self._ended
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._columns:
+            raise KeyError(f"{name!r} was not recorded; there is {', '.join(self._columns) or 'nothing'}.")
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __repr__(self) -> str:
+        steps = len(self._columns["step"]) if "step" in self._columns else 0
+        last = [
+            f"{name} {float(column[-1]):.4g}"
+            for name, column in self._columns.items()
+            if not name.endswith("step") and column.ndim == 1 and len(column)
+        ]
+        return f"History of {steps} steps: {', '.join(last) or 'nothing recorded'} ({self.ended})"
+
+    def frame(self) -> "pandas.DataFrame":
+        """The records as a pandas frame indexed by step; evaluations have gaps between them.
+
+        Returns:
+            One row a step, one column a metric; metrics that are not single numbers are left out.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("History.frame() needs pandas: pip install pandas") from error
+        frames = []
+        for prefix in ("", "eval/"):
+            if f"{prefix}step" in self._columns:
+                chosen = {
+                    name: column.tolist()
+                    for name, column in self._columns.items()
+                    if name.startswith("eval/") == bool(prefix) and not name.endswith("step") and column.ndim == 1
+                }
+                frames.append(pandas.DataFrame(chosen, index=self._columns[f"{prefix}step"].tolist()))
+        joined = frames[0].join(frames[1:], how="outer") if frames else pandas.DataFrame()
+        joined.index.name = "step"
+        return joined
+
+
+class Recorder:
+    """Collects metrics without waiting for the device; `flush` does the waiting.
+
+    Chunks on the host and metrics still pending are held in one attribute, so that an interrupt finds either all of a flush
+    or nothing of it.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self._held: tuple[tuple[dict[str, Tensor], ...], list[Mapping[str, Any]]] = ((), [])
+        self._evaluations: list[tuple[int, dict[str, Tensor]]] = []
+        self.last: Mapping[str, Any] | None = None
+
+    @property
+    def taken(self) -> int:
+        """How many steps were recorded."""
+        chunks, pending = self._held
+        return sum(len(chunk["step"]) for chunk in chunks) + len(pending)
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        self.last = metrics
+        self._held[1].append(metrics)
+
+    def evaluate(self, metrics: Mapping[str, Any]) -> None:
+        if not self._evaluations or self._evaluations[-1][0] != self.taken:
+            self._evaluations.append((self.taken, {name: torch.as_tensor(x).cpu() for name, x in metrics.items()}))
+
+    def flush(self) -> dict[str, Tensor]:
+        """Bring pending metrics to the host; returns them as columns, empty when nothing is pending."""
+        chunks, pending = self._held
+        if not pending:
+            return {}
+        before = self.taken - len(pending)
+        names = (chunks[0] if chunks else pending[0]).keys() - {"step"}
+        for position, metrics in enumerate(pending):
+            if metrics.keys() - {"step"} != names:
+                raise StructureError(
+                    f"the metrics of step {self.start + before + position + 1} are {sorted(metrics)}, those before were "
+                    f"{sorted(names)}. A step must always measure the same; use nan where there is nothing to measure."
+                )
+        first = self.start + before + 1
+        chunk = {"step": torch.arange(first, first + len(pending))}
+        for name in pending[0]:
+            if name != "step":
+                chunk[name] = torch.stack([torch.as_tensor(metrics[name]) for metrics in pending]).cpu()
+        self._held = ((*chunks, chunk), [])
+        return chunk
+
+    def history(self, ended: str) -> History:
+        """Everything flushed and evaluated so far."""
+        chunks = self._held[0]
+        columns = {name: torch.cat([chunk[name] for chunk in chunks]) for name in (chunks[0] if chunks else ())}
+        if self._evaluations:
+            columns["eval/step"] = torch.tensor([self.start + taken for taken, _ in self._evaluations])
+            for name in self._evaluations[0][1]:
+                columns[f"eval/{name}"] = torch.stack([metrics[name] for _, metrics in self._evaluations])
+        return History(columns, ended)
+
+
+def early_stopping(
+    metric: str = "eval/loss", patience: int = 5, min_delta: float = 0.0, mode: str = "min"
+) -> Callable[[History], bool]:
+    """Make the predicate that says when a metric has stopped improving.
+
+    Args:
+        metric: Name in the history.
+        patience: How many entries in a row may fail to improve on the best before them; at least 1.
+        min_delta: By how much an entry must be better to count, at least 0; in the metric's unit.
+        mode: "min" when small is good, "max" when large is.
+
+    Returns:
+        `history -> bool`, for `fit(stop=...)`. It remembers nothing: it reads the history.
+
+    Raises:
+        HyperparameterError: patience, min_delta or mode is none of these.
+
+    Source: Prechelt 1998, "Early stopping - but when?", the class UP of criteria.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> stop = ft.early_stopping(patience=2)
+        >>> stop(ft.History({"eval/loss": torch.tensor([1.0, 0.5, 0.6, 0.7])}))
+        True
+        >>> stop(ft.History({"eval/loss": torch.tensor([1.0, 0.5, 0.6, 0.4])}))
+        False
+    """
+    if mode not in ("min", "max"):
+        raise HyperparameterError(f"mode must be 'min' or 'max', got {mode!r}.")
+    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HyperparameterError(f"patience must be an int >= 1, got {patience!r}. 5 is usual.")
+    if not 0.0 <= min_delta < float("inf"):
+        raise HyperparameterError(f"min_delta must be a finite number >= 0, got {min_delta!r}.")
+
+    def stop(history: History) -> bool:
+        if metric not in history:
+            return False
+        values = [float(value) if mode == "min" else -float(value) for value in history[metric]]
+        best, since = float("inf"), 0
+        for value in values:
+            if value < best - min_delta:
+                best, since = value, 0
+            else:
+                since += 1
+        return since >= patience
+
+    return stop

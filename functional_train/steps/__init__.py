@@ -1,0 +1,1 @@
+"""StepFn: one pure step of training, and folds of it."""

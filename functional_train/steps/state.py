@@ -1,0 +1,123 @@
+"""`TrainState`: everything a training run owns, in one immutable value."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_train.updates.transformation import GradientTransformation
+from functional_train.values.errors import OwnershipError, StructureError
+from functional_train.values.params import Params
+from functional_train.values.struct import struct
+from functional_train.values.tree._structure import device_of, flatten, items, leaves
+from functional_train.values.types import Tree
+
+
+@struct
+class TrainState:
+    """Everything that a training step reads and makes anew.
+
+    A state remembers the version of each tensor in it from the moment it is made; a step finds a tensor that somebody wrote
+    to since, and names it.
+
+    Args:
+        step: () int64, batches consumed so far: the position in the data. Optimizers count updates themselves.
+        params: What is trained.
+        opt_state: What the optimizer remembers.
+        buffers: A module's buffers, or None when the run owns none.
+        key: (2,) int64 random key, or None when the run owns no randomness.
+
+    Raises:
+        ImmutableError: when a field is written to; make another with `state.replace(field=...)`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> state = ft.init_state({"w": torch.zeros(3)}, ft.sgd(0.1))
+        >>> ft.tree.paths(state)
+        ['step', 'params/w']
+        >>> state.replace(params={"w": torch.ones(3)}).params
+        {'w': tensor([1., 1., 1.])}
+    """
+
+    step: Tensor
+    params: Tree
+    opt_state: Tree
+    buffers: Params | None = None
+    key: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        # A tracer of Python cannot read versions, and nothing outlives its trace.
+        if not torch.compiler.is_compiling():
+            found = flatten(self)[0]
+            object.__setattr__(self, "_watched", (found, [_version(leaf) for leaf in found]))
+
+    def replace(self, **changes: Any) -> "TrainState":
+        """Make a state with some fields changed.
+
+        Args:
+            **changes: New values by field name.
+
+        Returns:
+            The new state.
+        """
+        fields = {name: getattr(self, name) for name in ("step", "params", "opt_state", "buffers", "key")}
+        unknown = sorted(changes.keys() - fields.keys())
+        if unknown:
+            raise StructureError(f"TrainState has no field {unknown[0]!r}; its fields are {', '.join(fields)}.")
+        return TrainState(**{**fields, **changes})
+
+
+def _version(leaf: Any) -> int | None:
+    # Inference tensors keep no version; they cannot be written to outside inference mode either.
+    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None
+
+
+def check_untouched(state: TrainState) -> None:
+    """Raise OwnershipError naming the first leaf that was written to since the state was made."""
+    watched: tuple[list[Any], list[int | None]] | None = getattr(state, "_watched", None)
+    if watched is None or torch.compiler.is_compiling():
+        return
+    for position, (leaf, version) in enumerate(zip(*watched, strict=True)):
+        if version is not None and leaf._version != version:
+            path = items(state)[position][0]
+            raise OwnershipError(
+                f"{path!r} was written to after its TrainState was made: its version was {version} and is {leaf._version}. "
+                "A state is a value; somebody changed it in place (an optimizer, an in-place operation, a module that "
+                "shares the tensor). Work on ft.tree.copy(state), or make the change with state.replace(...)."
+            )
+
+
+def init_state(
+    params: Tree, optimizer: GradientTransformation, *, buffers: Params | None = None, key: Tensor | None = None
+) -> TrainState:
+    """Make the state that training starts from.
+
+    Args:
+        params: A tree of tensors, none of which requires grad.
+        optimizer: Its `init` makes `opt_state`.
+        buffers: The module's buffers; pass them exactly when the loss takes `buffers=`.
+        key: A random key of shape (2,); pass one exactly when the loss takes `key=`.
+
+    Returns:
+        The state at step 0, on the device of the parameters.
+
+    Raises:
+        StructureError: params hold no tensor, or one that requires grad, or buffers are empty.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.init_state({"w": torch.zeros(1)}, ft.adam()).step
+        tensor(0)
+    """
+    if not leaves(params):
+        raise StructureError("params hold no leaf: there is nothing to train. Was an empty tree or a generator passed?")
+    for path, leaf in items(params):
+        if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_leaf:
+            raise StructureError(
+                f"params: {path!r} requires grad, so autograd could write to it. Pass values: ft.functionalize(module) "
+                "gives them, or ft.tree.map(torch.Tensor.detach, params)."
+            )
+    if buffers is not None and not leaves(buffers):
+        buffers = None
+    step = torch.zeros((), dtype=torch.int64, device=device_of(params))
+    return TrainState(step, params, optimizer.init(params), buffers, key)

@@ -1,0 +1,112 @@
+"""`make_step`: a gradient and an optimizer as one pure step of training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from functional_train.steps.state import TrainState, check_untouched
+from functional_train.updates.transformation import GradientTransformation, make_update
+from functional_train.values import random
+from functional_train.values.errors import StructureError
+from functional_train.values.params import Params
+from functional_train.values.tree._structure import check_same_structure, map
+from functional_train.values.types import Aux, GradFn, StepFn, Tree
+
+
+def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
+    """Make the pure function that trains on one batch.
+
+    The gradient function is passed `key=` exactly when the state owns a key, and `buffers=` exactly when it owns buffers. A
+    loss that is handed buffers returns `(loss, Aux(metrics, buffers))`; an aux that is a plain mapping is metrics.
+
+    Args:
+        grad_fn: `(params, batch, **owned) -> (grads, loss)` or `-> (grads, (loss, aux))`; from `grad_and_value`.
+        optimizer: Any transformation. Its update is passed `value=` (the loss), `grad_and_value_fn=` (params -> (grads,
+            value), on this batch) and `key=` when the state owns one.
+
+    Returns:
+        `(state, batch) -> (state, metrics)`. Metrics are a dict of detached tensors, `"loss"` among them.
+
+    Raises:
+        StructureError: when called: what the gradient function returns does not fit the state.
+        OwnershipError: when called: a leaf of the state was written to since the state was made.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> loss_fn = lambda params, batch: (params["w"] - batch).square().sum()
+        >>> step = ft.make_step(ft.grad_and_value(loss_fn), optimizer := ft.sgd(0.25))
+        >>> state, metrics = step(ft.init_state({"w": torch.zeros(1)}, optimizer), torch.ones(1))
+        >>> state.params, metrics
+        ({'w': tensor([0.5000])}, {'loss': tensor(1.)})
+    """
+    update_fn = make_update(optimizer)
+
+    def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Any]]:
+        check_untouched(state)
+        owned: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        next_key = state.key
+        if state.key is not None:
+            next_key, owned["key"], extra["key"] = random.split(state.key, 3)
+        if state.buffers is not None:
+            owned["buffers"] = state.buffers
+
+        grads, value = _checked(grad_fn(state.params, batch, **owned))
+        loss, metrics, buffers = _parts(value, state.buffers)
+
+        def grad_and_value_fn(params: Tree) -> tuple[Tree, Tensor]:
+            again, value = grad_fn(params, batch, **owned)
+            return again, _parts(value, state.buffers)[0]
+
+        params, opt_state = update_fn(
+            grads, state.opt_state, state.params, value=loss, grad_and_value_fn=grad_and_value_fn, **extra
+        )
+        return TrainState(state.step + 1, params, opt_state, buffers, next_key), metrics
+
+    return step
+
+
+def _checked(returned: Any) -> tuple[Tree, Any]:
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise StructureError(
+            f"make_step needs a grad_fn that returns (grads, loss), this one returned a {type(returned).__name__}. "
+            "Pass ft.grad_and_value(loss_fn): neither the loss function itself nor ft.grad."
+        )
+    return returned
+
+
+def _parts(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str, Any], Params | None]:
+    """The loss, all metrics, and the buffers that the next state owns."""
+    loss, aux = value if isinstance(value, tuple) else (value, None)
+    if not isinstance(loss, Tensor):
+        raise StructureError(
+            f"grad_fn returned a {type(loss).__name__} where the loss belongs; it must return (grads, loss) or "
+            "(grads, (loss, aux)), as ft.grad_and_value does."
+        )
+    if isinstance(aux, Aux):
+        metrics, new_buffers = aux.metrics, aux.buffers
+    elif aux is None or isinstance(aux, Mapping):
+        metrics, new_buffers = aux or {}, None
+    else:
+        raise StructureError(
+            f"the loss returned a {type(aux).__name__} as aux; it must be a mapping of metrics, or ft.Aux(metrics, buffers)."
+        )
+    if "loss" in metrics:
+        raise StructureError("aux has a metric called 'loss', which is the name of the loss itself. Call it something else.")
+    if buffers is not None and new_buffers is None:
+        raise StructureError(
+            "the state owns buffers, but the loss returned none. Return (loss, ft.Aux(metrics, buffers=new_buffers)) and "
+            "pass has_aux=True to ft.grad_and_value."
+        )
+    if buffers is None and new_buffers is not None:
+        raise StructureError(
+            "the loss returned buffers, but the state owns none, so they would be lost. Pass buffers= to ft.init_state."
+        )
+    if new_buffers is not None:
+        check_same_structure(new_buffers, buffers, ("the new buffers", "the state's buffers"))
+    return loss.detach(), {"loss": loss.detach(), **map(_detached, dict(metrics))}, new_buffers
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf

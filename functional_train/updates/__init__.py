@@ -1,0 +1,1 @@
+"""GradientTransformation: from gradients to what is added to parameters."""

@@ -1,0 +1,1 @@
+"""Named optimizers: chains of small transformations, one family a file."""

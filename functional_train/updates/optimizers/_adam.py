@@ -1,0 +1,174 @@
+"""Adam and AdamW."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from functional_train.updates.hyperparameters import check_betas, check_non_negative, is_zero, schedulable
+from functional_train.updates.transformation import GradientTransformation, chain
+from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.values import tree
+from functional_train.values.tree._structure import device_of
+from functional_train.values.types import Hyperparameter, Tree
+
+
+class AdamState(NamedTuple):
+    """Running moments of the gradient.
+
+    Attributes:
+        step: (num_leaves,) int64, updates applied to each leaf so far.
+        exp_avg: Like params, the mean.
+        exp_avg_sq: Like params, the mean of the square.
+        max_exp_avg_sq: Like params, the largest mean of the square so far; `None` without amsgrad.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.scale_by_adam().init({"w": torch.ones(1)}).step
+        tensor([0])
+    """
+
+    step: Tensor
+    exp_avg: Tree
+    exp_avg_sq: Tree
+    max_exp_avg_sq: Tree
+
+
+@schedulable
+def scale_by_adam(
+    betas: tuple[Hyperparameter, Hyperparameter] = (0.9, 0.999), eps: Hyperparameter = 1e-8, amsgrad: bool = False
+) -> GradientTransformation:
+    r"""Divide the mean of the gradients by the root of their mean square.
+
+    $$m \leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2, \quad
+      u = \frac{m}{1-\beta_1^t} \Big/ \Big(\sqrt{\frac{v}{1-\beta_2^t}} + \epsilon\Big)$$
+
+    Args:
+        betas: Decay of the two moments, each in [0, 1). Dimensionless.
+        eps: Added to the root, at least 0; in gradient units.
+        amsgrad: Whether to divide by the largest v so far.
+
+    Returns:
+        Transformation with `AdamState`; a leaf whose gradient is `None` keeps its state, its step count included.
+
+    Raises:
+        HyperparameterError: a beta is outside [0, 1), or eps is negative.
+
+    Source: Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1; Reddi et al. 2018, arXiv:1904.09237, Algorithm 2.
+
+    Differs: from torch.optim.Adam in the order of rounding only; from Reddi et al. as torch does, in that the maximum is
+        taken before v is corrected.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> tx = ft.scale_by_adam()
+        >>> tx.update([torch.tensor([5.0, -0.1])], tx.init([torch.zeros(2)]), None)[0]
+        [tensor([ 1.0000, -1.0000])]
+    """
+    beta1, beta2 = check_betas(betas)
+    shift = check_non_negative("eps", eps, "1e-8 is usual.")
+
+    def init(params: Tree) -> AdamState:
+        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        largest = tree.zeros_like(params) if amsgrad else None
+        return AdamState(step, tree.zeros_like(params), tree.zeros_like(params), largest)
+
+    def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, AdamState]:
+        del params, extra
+        old = (state.exp_avg, state.exp_avg_sq, *((state.max_exp_avg_sq,) if amsgrad else ()))
+        g, m, v, *largest = tree.flat(grads, *old)
+        step = g.counted(state.step)
+        correction1, correction2 = (1 - beta ** step.double() for beta in (beta1, beta2))
+
+        m = tree.lerp(m, g, 1 - beta1)
+        v = tree.addcmul(v, g, g, 1 - beta2, decay=beta2)
+        largest = [tree.maximum(largest[0], v)] if amsgrad else []
+        # Both corrections go into the denominator, where they cost no pass over the numerator.
+        denominator = tree.sqrt(
+            largest[0] if amsgrad else v,
+            factor=g.spread(correction1 * correction2**-0.5),
+            shift=g.spread(correction1 * shift),
+        )
+        new = [column.tree(absent=before) for column, before in zip((m, v, *largest), old, strict=True)]
+        return tree.div(m, denominator).tree(), AdamState(step, new[0], new[1], new[2] if amsgrad else None)
+
+    return GradientTransformation(init, update)
+
+
+def adam(
+    lr: Hyperparameter = 1e-3,
+    betas: tuple[Hyperparameter, Hyperparameter] = (0.9, 0.999),
+    eps: Hyperparameter = 1e-8,
+    weight_decay: Hyperparameter = 0.0,
+    amsgrad: bool = False,
+    *,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+) -> GradientTransformation:
+    """Adam: steps of about `lr` in each coordinate, whatever the gradient's size.
+
+    Args:
+        lr: As `scale_by_lr`.
+        betas: As `scale_by_adam`.
+        eps: As `scale_by_adam`.
+        weight_decay: L2 penalty added to the gradient, or decoupled decay; at least 0.
+        amsgrad: As `scale_by_adam`.
+        maximize: Whether to climb.
+        decoupled_weight_decay: Whether decay bypasses the moments, which makes this AdamW.
+
+    Returns:
+        Transformation; its state is a tuple with one state for each part in use.
+
+    Raises:
+        HyperparameterError: a number is outside its range.
+
+    Source: torch.optim.Adam, whose rule this is; Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> optimizer = ft.adam(0.1)
+        >>> params = {"w": torch.ones(1)}
+        >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
+        {'w': tensor([-0.1000])}
+    """
+    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    before, after = ([], decay) if decoupled_weight_decay else (decay, [])
+    climb = [negate()] if maximize else []
+    return chain(*climb, *before, scale_by_adam(betas, eps, amsgrad), *after, scale_by_lr(lr))
+
+
+def adamw(
+    lr: Hyperparameter = 1e-3,
+    betas: tuple[Hyperparameter, Hyperparameter] = (0.9, 0.999),
+    eps: Hyperparameter = 1e-8,
+    weight_decay: Hyperparameter = 1e-2,
+    amsgrad: bool = False,
+    *,
+    maximize: bool = False,
+) -> GradientTransformation:
+    """Adam with decoupled weight decay.
+
+    Args:
+        lr: As `scale_by_lr`; it also scales the decay.
+        betas: As `scale_by_adam`.
+        eps: As `scale_by_adam`.
+        weight_decay: As `add_decayed_weights`.
+        amsgrad: As `scale_by_adam`.
+        maximize: Whether to climb.
+
+    Returns:
+        Transformation; its state is a tuple with one state for each part in use.
+
+    Raises:
+        HyperparameterError: a number is outside its range.
+
+    Source: torch.optim.AdamW, whose rule this is; Loshchilov & Hutter 2019, arXiv:1711.05101, Algorithm 2.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> optimizer = ft.chain(ft.clip_by_global_norm(1.0), ft.adamw(ft.schedules.warmup_cosine(3e-4, 100, 1000)))
+        >>> len(optimizer.init({"w": torch.ones(1)}))
+        2
+    """
+    return adam(lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)

@@ -1,0 +1,247 @@
+"""`GradientTransformation`, and what turns several into one and one into an update function."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from functional_train.values import tree
+from functional_train.values.errors import StructureError
+from functional_train.values.tree._structure import check_same_structure
+from functional_train.values.types import Tree, UpdateFn
+
+
+class InitFn(Protocol):
+    """`params -> opt_state`."""
+
+    def __call__(self, params: Tree, /) -> Tree: ...
+
+
+class TransformFn(Protocol):
+    """`(grads, opt_state, params, **extra) -> (updates, opt_state)`."""
+
+    def __call__(self, grads: Tree, opt_state: Tree, params: Tree, /, **extra: Any) -> tuple[Tree, Tree]: ...
+
+
+class GradientTransformation(NamedTuple):
+    """Two pure functions that together are an optimizer, or a part of one.
+
+    Attributes:
+        init: `params -> opt_state`, a pytree of tensors.
+        update: `(grads, opt_state, params, **extra) -> (updates, opt_state)`. Updates are added to the parameters.
+            Extra arguments that a transformation does not use it ignores; `make_step` passes `value=` (the loss),
+            `grad_and_value_fn=` (params -> (grads, value)) and, when the state owns one, `key=`.
+
+    Source: the pair of functions of Optax (DeepMind 2020).
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> negate = ft.GradientTransformation(
+        ...     init=lambda params: (), update=lambda grads, state, params, **extra: (ft.tree.scale(-1, grads), state))
+        >>> negate.update({"w": torch.ones(1)}, negate.init(None), None)
+        ({'w': tensor([-1.])}, ())
+    """
+
+    init: InitFn
+    update: TransformFn
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing.
+
+    Example:
+        >>> import functional_train as ft
+        >>> ft.tree.leaves(ft.EmptyState())
+        []
+    """
+
+
+def stateless(fn: Callable[[Tree, Tree], Tree]) -> GradientTransformation:
+    """Make a transformation of a function that remembers nothing.
+
+    Args:
+        fn: `(grads, params) -> updates`.
+
+    Returns:
+        Transformation with `EmptyState`.
+
+    Raises:
+        StructureError: at the update: the state is another transformation's.
+
+    Source: Optax, `stateless`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> sign = ft.stateless(lambda grads, params: ft.tree.map(torch.sign, grads))
+        >>> sign.update([torch.tensor(-3.0)], sign.init(None), None)[0]
+        [tensor(-1.)]
+    """
+
+    def init(params: Tree) -> EmptyState:
+        del params
+        return EmptyState()
+
+    def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
+        del extra
+        if type(state) is not EmptyState:
+            raise StructureError(
+                f"a transformation that remembers nothing was given a {type(state).__name__} as its state. "
+                "The optimizer state was made by another optimizer."
+            )
+        return fn(grads, params), state
+
+    return GradientTransformation(init, update)
+
+
+def identity() -> GradientTransformation:
+    """Leave gradients as they are; the neutral element of `chain`.
+
+    Returns:
+        Transformation with `EmptyState`.
+
+    Source: Optax, `identity`.
+
+    Example:
+        >>> import functional_train as ft
+        >>> ft.identity().update([1.0], ft.EmptyState(), None)
+        ([1.0], EmptyState())
+    """
+    return stateless(lambda grads, params: grads)
+
+
+def chain(*transformations: GradientTransformation) -> GradientTransformation:
+    """Apply transformations one after another, the first to the gradients, each next to what came out.
+
+    Args:
+        *transformations: In order of application.
+
+    Returns:
+        Transformation whose state is the tuple of theirs.
+
+    Raises:
+        StructureError: an argument is not a transformation, or at the update: the state is another optimizer's.
+
+    Source: Optax, `chain`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> optimizer = ft.chain(ft.clip_by_global_norm(1.0), ft.sgd(0.5))
+        >>> params = {"w": torch.zeros(2)}
+        >>> updates, _ = optimizer.update({"w": torch.tensor([3.0, 4.0])}, optimizer.init(params), params)
+        >>> updates
+        {'w': tensor([-0.3000, -0.4000])}
+    """
+    for position, transformation in enumerate(transformations):
+        if not isinstance(transformation, GradientTransformation):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise StructureError(
+                f"chain takes GradientTransformations; argument {position} is a {type(transformation).__name__}. "
+                "Call the factory: chain(ft.adam(1e-3)), not chain(ft.adam)."
+            )
+
+    def init(params: Tree) -> tuple[Tree, ...]:
+        return tuple([transformation.init(params) for transformation in transformations])
+
+    def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, tuple[Tree, ...]]:
+        if not isinstance(state, tuple) or len(state) != len(transformations):
+            raise StructureError(
+                f"a chain of {len(transformations)} transformations needs a tuple of {len(transformations)} states, got "
+                f"{f'a tuple of {len(state)}' if type(state) is tuple else type(state).__name__}. "
+                "The optimizer state was made by another optimizer: call optimizer.init(params)."
+            )
+        states: list[Tree] = []
+        for transformation, own in zip(transformations, state, strict=True):
+            grads, own = transformation.update(grads, own, params, **extra)
+            states.append(own)
+        return grads, tuple(states)
+
+    return GradientTransformation(init, update)
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """Add updates to parameters.
+
+    Args:
+        params: A tree of tensors.
+        updates: A tree of the same structure; `None` leaves the parameter as it is.
+
+    Returns:
+        New parameters, in the dtypes of the old ones.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Source: Optax, `apply_updates`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.apply_updates({"w": torch.ones(1), "n": torch.tensor(3)}, {"w": torch.ones(1), "n": None})
+        {'n': tensor(3), 'w': tensor([2.])}
+    """
+    old, new = tree.flat(params, updates)
+    return tree.add(old, new).tree(absent=params)
+
+
+def make_update(optimizer: GradientTransformation) -> UpdateFn:
+    """Make the function that takes parameters one update further.
+
+    Args:
+        optimizer: Any transformation.
+
+    Returns:
+        `(grads, opt_state, params, **extra) -> (params, opt_state)`.
+
+    Raises:
+        StructureError: when called: the gradients do not have the structure and shapes of the parameters (`None` may stand
+            for a leaf), or the state is another optimizer's.
+
+    Source: `optax.apply_updates` after `update`, as one arrow.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> optimizer = ft.sgd(0.1)
+        >>> update_fn = ft.make_update(optimizer)
+        >>> params = {"w": torch.ones(1)}
+        >>> update_fn({"w": torch.ones(1)}, optimizer.init(params), params)[0]
+        {'w': tensor([0.9000])}
+    """
+
+    def update_fn(grads: Tree, opt_state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
+        _check_gradients(grads, params)
+        try:
+            updates, new_state = optimizer.update(grads, opt_state, params, **extra)
+        except (AttributeError, TypeError, ValueError):
+            _check_state(optimizer, opt_state, params)
+            raise
+        return apply_updates(params, updates), new_state
+
+    return update_fn
+
+
+def _check_gradients(grads: Tree, params: Tree) -> None:
+    # One row per leaf, `None` left out; a structure that differs is refused here, with the path.
+    try:
+        columns = tree.flat(params, grads)
+    except StructureError:
+        check_same_structure(
+            grads, params, ("grads", "params"), "Take gradients with respect to the tree that is updated, whole."
+        )
+        raise
+    for param, gradient in zip(columns[0].leaves, columns[1].leaves, strict=True):
+        if param.shape != gradient.shape:
+            break
+    else:
+        return
+    for path, gradient in tree.items(grads):
+        expected = tree.get(params, path).shape
+        if gradient.shape != expected:
+            raise StructureError(
+                f"grads and params differ in shape at {path!r}: the gradient has {tuple(gradient.shape)}, the parameter "
+                f"{tuple(expected)}. A gradient has the shape of its parameter; was it reduced or batched on the way?"
+            )
+
+
+def _check_state(optimizer: GradientTransformation, opt_state: Tree, params: Tree) -> None:
+    check_same_structure(
+        opt_state,
+        optimizer.init(params),
+        ("the optimizer state", "what this optimizer's init makes"),
+        "It was made by another optimizer, or for other parameters: call optimizer.init(params).",
+    )

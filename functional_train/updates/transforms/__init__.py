@@ -1,0 +1,1 @@
+"""Small transformations of gradients, one recurrence a file."""

@@ -1,0 +1,47 @@
+"""Scaling by the learning rate, and maximizing."""
+
+from functional_train.updates.hyperparameters import check_non_negative, schedulable
+from functional_train.updates.transformation import GradientTransformation, stateless
+from functional_train.values import tree
+from functional_train.values.types import Hyperparameter
+
+
+@schedulable
+def scale_by_lr(lr: Hyperparameter = 1e-3) -> GradientTransformation:
+    r"""Turn a direction into an update: $u = -\mathrm{lr} \cdot g$.
+
+    Args:
+        lr: Step size, at least 0; parameter units per unit of direction.
+
+    Returns:
+        Transformation with `EmptyState`, or `ScheduledState` when `lr` is a schedule.
+
+    Raises:
+        HyperparameterError: lr is negative or not finite.
+
+    Source: Robbins & Monro 1951, "A stochastic approximation method", equation 6.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> tx = ft.scale_by_lr(0.1)
+        >>> tx.update([torch.ones(1)], tx.init(None), None)[0]
+        [tensor([-0.1000])]
+    """
+    rate = check_non_negative("lr", lr, "To climb instead of descend, pass maximize=True to the optimizer.")
+    return stateless(lambda grads, params: tree.scale(-rate, grads))
+
+
+def negate() -> GradientTransformation:
+    """Turn gradients around, so that what follows climbs.
+
+    Returns:
+        Transformation with `EmptyState`.
+
+    Source: torch.optim, `maximize`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.negate().update([torch.ones(1)], ft.EmptyState(), None)[0]
+        [tensor([-1.])]
+    """
+    return stateless(lambda grads, params: tree.scale(-1, grads))

@@ -1,0 +1,62 @@
+"""Trees: any nesting of dicts, tuples, lists, NamedTuples, `Params` and structs, with tensors as leaves.
+
+The public topic `ft.tree`.
+"""
+
+from functional_train.values.tree._arithmetic import (
+    add,
+    addcdiv,
+    addcmul,
+    cast,
+    div,
+    global_norm,
+    lerp,
+    maximum,
+    mul,
+    scale,
+    sqrt,
+    sub,
+    vdot,
+    where,
+)
+from functional_train.values.tree._build import copy, num_elements, ravel, stack, to, unstack, zeros_like
+from functional_train.values.tree._flat import Flat, flat
+from functional_train.values.tree._lookup import combine, get, partition, set
+from functional_train.values.tree._structure import flatten, items, leaves, map, paths, same_structure, unflatten
+
+__all__ = [
+    "Flat",
+    "add",
+    "addcdiv",
+    "addcmul",
+    "cast",
+    "combine",
+    "copy",
+    "div",
+    "flat",
+    "flatten",
+    "get",
+    "global_norm",
+    "items",
+    "leaves",
+    "lerp",
+    "map",
+    "maximum",
+    "mul",
+    "num_elements",
+    "partition",
+    "paths",
+    "ravel",
+    "same_structure",
+    "scale",
+    "set",
+    "sqrt",
+    "stack",
+    "sub",
+    "to",
+    "unflatten",
+    "unstack",
+    "vdot",
+    "where",
+    "zeros_like",
+]

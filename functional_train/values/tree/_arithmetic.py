@@ -1,0 +1,387 @@
+"""Arithmetic over whole trees.
+
+Trees of one call have one structure. `None` absorbs: where a tree has `None`, the result has `None`. A scalar is a number,
+a 0-d tensor, or a column of 0-d tensors beside the others, and never changes a leaf's dtype. The first tree gives structure,
+shapes and dtypes. Columns (`Flat`) may take the place of trees.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_train.values.tree._elementwise import Scalar, elementwise
+from functional_train.values.tree._flat import Flat
+from functional_train.values.tree._structure import is_floating, leaves, map
+
+
+def add(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
+    """Compute `first + alpha * second`.
+
+    Args:
+        first: A tree of tensors.
+        second: A tree like `first`, or a scalar.
+        alpha: A scalar.
+
+    Returns:
+        A tree like `first`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.add({"w": torch.ones(2)}, {"w": torch.ones(2)}, alpha=3)
+        {'w': tensor([4., 4.])}
+    """
+    if is_scalar(second):
+        return elementwise(torch._foreach_add, torch.add, (first,), (second * alpha,))
+    if isinstance(alpha, Tensor | Flat):
+        return elementwise(_add_scaled, lambda a, b, c: a + b * c, (first, second), (alpha,))
+    if alpha == 1:
+        return elementwise(torch._foreach_add, torch.add, (first, second))
+    return elementwise(
+        lambda a, b: torch._foreach_add(a, b, alpha=alpha), lambda a, b: torch.add(a, b, alpha=alpha), (first, second)
+    )
+
+
+def _add_scaled(first: list[Tensor], second: list[Tensor], alpha: Any) -> tuple[Tensor, ...]:
+    out = torch._foreach_mul(second, alpha)
+    torch._foreach_add_(out, first)
+    return out
+
+
+def sub(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
+    """Compute `first - alpha * second`.
+
+    Args:
+        first: A tree of tensors.
+        second: A tree like `first`, or a scalar.
+        alpha: A scalar.
+
+    Returns:
+        A tree like `first`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.sub({"w": torch.ones(2)}, {"w": torch.ones(2)})
+        {'w': tensor([0., 0.])}
+    """
+    return add(first, second, alpha=scale(-1, alpha) if isinstance(alpha, Flat) else -alpha)
+
+
+def mul(first: Any, second: Any) -> Any:
+    """Compute `first * second`.
+
+    Args:
+        first: A tree of tensors.
+        second: A tree like `first`; its leaves may also be 0-d.
+
+    Returns:
+        A tree like `first`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.mul({"w": torch.full((2,), 3.0)}, {"w": torch.full((2,), 2.0)})
+        {'w': tensor([6., 6.])}
+    """
+    return elementwise(torch._foreach_mul, torch.mul, (first, second))
+
+
+def div(first: Any, second: Any) -> Any:
+    """Compute `first / second`.
+
+    Args:
+        first: A tree of tensors.
+        second: A tree like `first`; its leaves may also be 0-d.
+
+    Returns:
+        A tree like `first`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.div({"w": torch.full((2,), 3.0)}, {"w": torch.full((2,), 2.0)})
+        {'w': tensor([1.5000, 1.5000])}
+    """
+    return elementwise(torch._foreach_div, torch.div, (first, second))
+
+
+def scale(factor: Scalar, tree: Any) -> Any:
+    """Compute `factor * tree`.
+
+    Args:
+        factor: A scalar.
+        tree: A tree of tensors.
+
+    Returns:
+        A tree like `tree`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.scale(0.5, {"w": torch.ones(2)})
+        {'w': tensor([0.5000, 0.5000])}
+    """
+    return elementwise(torch._foreach_mul, torch.mul, (tree,), (factor,))
+
+
+def lerp(start: Any, end: Any, weight: Scalar) -> Any:
+    """Compute `start + weight * (end - start)`, the running mean of optimizers.
+
+    Args:
+        start: A tree of tensors.
+        end: A tree like `start`.
+        weight: A scalar, usually in [0, 1].
+
+    Returns:
+        A tree like `start`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.lerp({"w": torch.zeros(2)}, {"w": torch.ones(2)}, 0.1)
+        {'w': tensor([0.1000, 0.1000])}
+    """
+    return elementwise(_lerp, torch.lerp, (start, end), (weight,))
+
+
+def _lerp(start: list[Tensor], end: list[Tensor], weight: Any) -> tuple[Tensor, ...]:
+    return torch._foreach_lerp(start, end, [weight] * len(start) if isinstance(weight, Tensor) else weight)
+
+
+def addcmul(tree: Any, first: Any, second: Any, value: Scalar = 1, *, decay: Scalar = 1) -> Any:
+    """Compute `decay * tree + value * first * second`.
+
+    Args:
+        tree: A tree of tensors.
+        first: A tree like `tree`.
+        second: A tree like `tree`.
+        value: A scalar.
+        decay: A scalar; here rather than in a `scale` of its own, it costs no further memory.
+
+    Returns:
+        A tree like `tree`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> g = {"w": torch.full((2,), 2.0)}
+        >>> ft.tree.addcmul({"w": torch.ones(2)}, g, g, 0.5, decay=0.5)
+        {'w': tensor([2.5000, 2.5000])}
+    """
+    return elementwise(
+        _addcmul, lambda a, b, c, value, decay: decay * a + value * (b * c), (tree, first, second), (value, decay)
+    )
+
+
+def _addcmul(
+    tree: list[Tensor], first: list[Tensor], second: list[Tensor], value: Any, decay: Any
+) -> tuple[Tensor, ...]:
+    out = torch._foreach_mul(tree, decay)
+    if isinstance(value, Tensor | list):
+        product = torch._foreach_mul(first, second)
+        torch._foreach_mul_(product, value)
+        torch._foreach_add_(out, product)
+    else:
+        torch._foreach_addcmul_(out, first, second, value)
+    return out
+
+
+def addcdiv(tree: Any, numerator: Any, denominator: Any, value: Scalar = 1) -> Any:
+    """Compute `tree + value * numerator / denominator`.
+
+    Args:
+        tree: A tree of tensors.
+        numerator: A tree like `tree`.
+        denominator: A tree like `tree`.
+        value: A scalar.
+
+    Returns:
+        A tree like `tree`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> one, two = {"w": torch.ones(2)}, {"w": torch.full((2,), 2.0)}
+        >>> ft.tree.addcdiv(one, one, two, -1)
+        {'w': tensor([0.5000, 0.5000])}
+    """
+    return elementwise(
+        _addcdiv, lambda a, b, c, value: a + value * (b / c), (tree, numerator, denominator), (value,)
+    )
+
+
+def _addcdiv(
+    tree: list[Tensor], numerator: list[Tensor], denominator: list[Tensor], value: Any
+) -> tuple[Tensor, ...]:
+    out = torch._foreach_div(numerator, denominator)
+    torch._foreach_mul_(out, value)
+    torch._foreach_add_(out, tree)
+    return out
+
+
+def sqrt(tree: Any, *, factor: Scalar = 1, shift: Scalar = 0) -> Any:
+    """Compute `factor * sqrt(tree) + shift`, the usual denominator of adaptive methods.
+
+    Args:
+        tree: A tree of non-negative tensors.
+        factor: A scalar.
+        shift: A scalar. Like `factor` it is here because it then costs no further memory.
+
+    Returns:
+        A tree like `tree`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.sqrt({"w": torch.full((2,), 4.0)}, factor=10, shift=1)
+        {'w': tensor([21., 21.])}
+    """
+    return elementwise(_sqrt, lambda a, factor, shift: factor * a.sqrt() + shift, (tree,), (factor, shift))
+
+
+def _sqrt(tree: list[Tensor], factor: Any, shift: Any) -> tuple[Tensor, ...]:
+    out = torch._foreach_sqrt(tree)
+    if isinstance(factor, Tensor | list) or factor != 1:
+        torch._foreach_mul_(out, factor)
+    if isinstance(shift, Tensor | list) or shift != 0:
+        torch._foreach_add_(out, shift)
+    return out
+
+
+def maximum(first: Any, second: Any) -> Any:
+    """Compute the larger of two trees, element by element; nan wins.
+
+    Args:
+        first: A tree of real tensors.
+        second: A tree like `first`.
+
+    Returns:
+        A tree like `first`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.maximum({"w": torch.tensor([1.0, 5.0])}, {"w": torch.tensor([2.0, 3.0])})
+        {'w': tensor([2., 5.])}
+    """
+    return elementwise(torch._foreach_maximum, torch.maximum, (first, second))
+
+
+def where(condition: Any, first: Any, second: Any) -> Any:
+    """Choose from two trees, element by element.
+
+    Args:
+        condition: A tree of bool tensors like `first`, or one 0-d bool tensor for all leaves.
+        first: Taken where the condition is true.
+        second: Taken elsewhere; a tree like `first`.
+
+    Returns:
+        A tree like `first`. What is not chosen has no influence, nan included.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.where(torch.tensor(False), {"w": torch.ones(1)}, {"w": torch.zeros(1)})
+        {'w': tensor([0.])}
+    """
+    if isinstance(condition, Tensor):
+        return elementwise(
+            lambda a, b: [torch.where(condition, x, y) for x, y in zip(a, b, strict=True)],
+            lambda a, b: torch.where(condition, a, b),
+            (first, second),
+        )
+    return elementwise(
+        lambda a, b, c: [torch.where(*row) for row in zip(c, a, b, strict=True)],
+        lambda a, b, c: torch.where(c, a, b),
+        (first, second, condition),
+    )
+
+
+def cast(tree: Any, like: Any) -> Any:
+    """Convert the leaves of a tree to the dtypes of another.
+
+    Args:
+        tree: A tree of tensors.
+        like: A tree of the same structure, or one dtype for every floating leaf.
+
+    Returns:
+        A tree with the structure of `tree`.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.cast({"w": torch.ones(1)}, {"w": torch.zeros(1, dtype=torch.float64)})
+        {'w': tensor([1.], dtype=torch.float64)}
+    """
+    if isinstance(like, torch.dtype):
+        return map(lambda leaf: leaf.to(like) if is_floating(leaf) else leaf, tree)
+    return map(lambda leaf, other: leaf.to(other.dtype), tree, like)
+
+
+def global_norm(tree: Any) -> Tensor:
+    """Compute the Euclidean norm of all leaves taken as one vector.
+
+    Args:
+        tree: A tree of floating or complex tensors; `None` counts as zero.
+
+    Returns:
+        A real 0-d tensor, in float32 at least; 0 for an empty tree.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.global_norm({"w": torch.tensor([3.0]), "b": torch.tensor(4.0)})
+        tensor(5.)
+    """
+    parts = [leaf for leaf in leaves(tree) if leaf.numel() > 0]
+    if not parts:
+        return torch.zeros(())
+    wide = [leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf for leaf in parts]
+    norms = [torch.linalg.vector_norm(leaf) for leaf in wide]
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+
+
+def vdot(first: Any, second: Any) -> Tensor:
+    """Compute the inner product of two trees taken as vectors; the first is conjugated.
+
+    Args:
+        first: A tree of tensors.
+        second: A tree like `first`.
+
+    Returns:
+        A 0-d tensor; 0 for an empty tree.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.vdot({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 4.0])})
+        tensor(11.)
+    """
+    products = leaves(map(lambda a, b: torch.sum(a.conj() * b), first, second))
+    return torch.stack(products).sum() if products else torch.zeros(())
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a value stands for one number: a Python number, or a 0-d tensor."""
+    return isinstance(value, int | float | complex) or (isinstance(value, Tensor) and value.ndim == 0)

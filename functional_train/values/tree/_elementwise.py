@@ -1,0 +1,78 @@
+"""How an operation meets the leaves: one fused call for plain ones, one by one for the others.
+
+Every operation of `_arithmetic` goes through `elementwise`. Nothing above this file knows which way was taken.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_train.values.errors import StructureError
+from functional_train.values.tree._flat import Flat, flat
+
+Scalar = float | int | complex | Tensor | Flat
+"""A number, a 0-d tensor, or a column of 0-d tensors: one number a leaf."""
+
+_LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
+
+
+def elementwise(
+    together: Callable[..., Any], one: Callable[..., Any], trees: Sequence[Any], scalars: Sequence[Scalar] = ()
+) -> Any:
+    """Compute leaf by leaf over trees, or over columns.
+
+    `together(*columns, *scalars)` takes lists of tensors and may write to tensors that it made itself; `one(*leaves,
+    *scalars)` takes single leaves and may not. A scalar that is a tensor is rounded to the dtype of each leaf, and leaves
+    of 16 bits are then computed in float32.
+    """
+    if type(trees[0]) is not Flat:
+        return elementwise(together, one, flat(*trees), scalars).tree()
+    first: Flat = trees[0]
+    columns = [first.leaves]
+    plain = first.plain
+    for column in trees[1:]:
+        if column.frame is not first.frame:
+            raise StructureError("columns of different flat(...) calls cannot meet. Lay all trees down in one call.")
+        columns.append(column.leaves)
+        plain = plain and column.plain
+    if not first.leaves:
+        return first
+    numbers: list[Any] = []
+    has_tensor = False
+    for scalar in scalars:
+        if isinstance(scalar, Flat):
+            numbers.append(scalar.leaves)
+            plain, has_tensor = plain and scalar.plain, True
+        elif isinstance(scalar, Tensor):
+            numbers.append(scalar)
+            plain, has_tensor = plain and not scalar.requires_grad, True
+        else:
+            numbers.append(scalar)
+    if not has_tensor:
+        out = together(*columns, *numbers) if plain else [one(*row, *numbers) for row in zip(*columns, strict=True)]
+        return Flat(list(out), first.frame, plain)
+    dtypes = {leaf.dtype for leaf in first.leaves}
+    if plain and len(dtypes) == 1 and not dtypes & _LOW_PRECISION:
+        (dtype,) = dtypes
+        rounded = [_as_dtype(number, dtype) for number in numbers]
+        return Flat(list(together(*columns, *rounded)), first.frame, plain)
+    per_leaf = zip(*[n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers], strict=True)
+    rows = zip(zip(*columns, strict=True), per_leaf, strict=True)
+    return Flat([_one_leaf(one, row, row_numbers) for row, row_numbers in rows], first.frame, plain)
+
+
+def _as_dtype(number: Any, dtype: torch.dtype) -> Any:
+    if isinstance(number, Tensor) and number.dtype != dtype and not (dtype.is_complex and not number.dtype.is_complex):
+        return number.to(dtype)
+    return number
+
+
+def _one_leaf(one: Callable[..., Any], row: Sequence[Any], numbers: Sequence[Any]) -> Any:
+    dtype = row[0].dtype
+    if dtype in _LOW_PRECISION:
+        wide = [leaf.float() if leaf.dtype in _LOW_PRECISION else leaf for leaf in row]
+        return one(*wide, *(_as_dtype(number, torch.float32) for number in numbers)).to(dtype)
+    out = one(*row, *(_as_dtype(number, dtype) for number in numbers))
+    return out if out.dtype == dtype else out.to(dtype)

@@ -1,0 +1,167 @@
+"""Trees laid side by side as columns of leaves, for a run of arithmetic that takes them apart only once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from optree import PyTreeSpec
+from torch import Tensor
+
+from functional_train.values.errors import StructureError
+from functional_train.values.tree._structure import check_prefix, difference, flatten, unflatten
+
+
+class Frame:
+    """What columns that were laid side by side have in common: their structure, and which leaves are there."""
+
+    __slots__ = ("num_leaves", "positions", "structure")
+
+    def __init__(self, structure: PyTreeSpec, num_leaves: int, positions: list[int] | None) -> None:
+        self.structure = structure
+        self.num_leaves = num_leaves
+        self.positions = positions
+
+
+class Flat:
+    """The leaves of one tree in order, without those that are `None` in a tree beside it.
+
+    Every function of `ft.tree`'s arithmetic takes a `Flat` in place of a tree and then returns one.
+
+    Args:
+        leaves: The leaves that are there.
+        frame: The structure they came from, shared by all columns of one `flat` call.
+        plain: Whether the leaves may go through fused calls (see `flat`).
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> (column,) = ft.tree.flat({"w": torch.ones(2), "b": None})
+        >>> ft.tree.scale(3, column).tree()
+        {'b': None, 'w': tensor([3., 3.])}
+    """
+
+    __slots__ = ("frame", "leaves", "plain")
+
+    def __init__(self, leaves: list[Any], frame: Frame, plain: bool) -> None:
+        self.leaves = leaves
+        self.frame = frame
+        self.plain = plain
+
+    def tree(self, absent: Any = None) -> Any:
+        """The column as a tree again.
+
+        Args:
+            absent: A tree to take the leaves from that are not in this column; by default they are `None`.
+
+        Returns:
+            A tree of the structure that the column came from.
+        """
+        frame = self.frame
+        if frame.positions is None:
+            return unflatten(frame.structure, self.leaves)
+        filled = [None] * frame.num_leaves if absent is None else flatten(absent, none_is_leaf=True)[0]
+        for position, leaf in zip(frame.positions, self.leaves, strict=True):
+            filled[position] = leaf
+        return unflatten(frame.structure, filled)
+
+    def spread(self, values: Tensor) -> "Flat":
+        """One number for each leaf of the structure, as a column of 0-d tensors in the dtypes of this one's leaves.
+
+        Args:
+            values: Shape `(num_leaves,)`, one entry for each leaf of the structure, absent ones included.
+
+        Returns:
+            A column beside this one.
+        """
+        dtypes = {_wide(leaf.dtype) for leaf in self.leaves}
+        if len(dtypes) == 1:
+            (dtype,) = dtypes
+            values = values.to(dtype)
+        numbers = list(values.unbind())
+        if self.frame.positions is not None:
+            numbers = [numbers[position] for position in self.frame.positions]
+        if len(dtypes) > 1:
+            numbers = [number.to(_wide(leaf.dtype)) for number, leaf in zip(numbers, self.leaves, strict=True)]
+        return Flat(numbers, self.frame, self.plain and not values.requires_grad)
+
+    def counted(self, counts: Tensor) -> Tensor:
+        """Counts of shape `(num_leaves,)`, one more for each leaf that is there."""
+        if self.frame.positions is None:
+            return counts + 1
+        here = set(self.frame.positions)
+        return counts + torch.tensor([position in here for position in range(self.frame.num_leaves)], device=counts.device)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    if dtype.is_complex:
+        return dtype.to_real()
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def flat(*trees: Any) -> tuple[Flat, ...]:
+    """Lay trees of one structure side by side, as columns of their leaves.
+
+    A row in which any tree has `None` is left out of every column. Leaves are plain when nothing watches them: no `vmap`
+    or other transform of torch.func, no tracer of Python, no graph that is to be differentiated. Plain leaves are computed
+    with `torch._foreach_*`, the others one by one.
+
+    Args:
+        *trees: Trees of one structure; `None` may stand for a leaf.
+
+    Returns:
+        One column a tree.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> grads, velocity = ft.tree.flat({"w": torch.ones(2)}, {"w": torch.zeros(2)})
+        >>> ft.tree.lerp(velocity, grads, 0.5).tree()
+        {'w': tensor([0.5000, 0.5000])}
+    """
+    columns: list[list[Any]] = []
+    structure: PyTreeSpec | None = None
+    for tree in trees:
+        column, found = flatten(tree)
+        if structure is None:
+            structure = found
+        elif found != structure:
+            return _without_absent(trees)
+        columns.append(column)
+    if structure is None:
+        return ()
+    frame = Frame(structure, len(columns[0]), None)
+    plain = is_plain(columns)
+    return tuple([Flat(column, frame, plain) for column in columns])
+
+
+def _without_absent(trees: Sequence[Any]) -> tuple[Flat, ...]:
+    flattened = [flatten(tree, none_is_leaf=True) for tree in trees]
+    structure = flattened[0][1]
+    for tree, (_, found) in zip(trees, flattened, strict=True):
+        if found != structure:
+            check_prefix(trees[0], tree)
+            raise StructureError(f"trees differ {difference(trees[0], tree, ('the first tree', 'another'))}.")
+    columns = [column for column, _ in flattened]
+    rows = list(zip(*columns, strict=True))
+    positions = [position for position, row in enumerate(rows) if all(leaf is not None for leaf in row)]
+    frame = Frame(structure, len(rows), positions)
+    present = [[column[position] for position in positions] for column in columns]
+    plain = is_plain(present)
+    return tuple([Flat(column, frame, plain) for column in present])
+
+
+def is_plain(columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether leaves may go to `torch._foreach_*` together, and its results be written to in place.
+
+    `vmap` has no batching rule for those, a graph that will be differentiated keeps what was computed, and a tracer of
+    Python fuses single operations itself.
+    """
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if torch.is_grad_enabled():
+        for column in columns:
+            for leaf in column:
+                if isinstance(leaf, Tensor) and leaf.requires_grad:
+                    return False
+    return True

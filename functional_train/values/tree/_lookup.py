@@ -1,0 +1,159 @@
+"""Trees addressed by name: take a part out, put a part back, split by a predicate."""
+
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_train.values.errors import PathError, StructureError
+from functional_train.values.tree._structure import check_same_structure, children, flatten, items, unflatten, with_children
+
+Predicate = str | Sequence[str] | Callable[[str, Any], bool]
+
+
+def matches(predicate: Predicate, path: str, leaf: Any) -> bool:
+    """Whether a predicate takes a leaf: globs of its path, or a function of path and leaf."""
+    if callable(predicate):
+        return bool(predicate(path, leaf))
+    patterns = (predicate,) if isinstance(predicate, str) else predicate
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def partition(tree: Any, predicate: Predicate) -> tuple[Any, Any]:
+    """Split a tree in two of the same shape, each with `None` where the other has the leaf.
+
+    Args:
+        tree: Any tree.
+        predicate: A glob of the path (`"*.bias"`), several globs, or `(path, leaf) -> bool`.
+
+    Returns:
+        The leaves that the predicate takes, and the rest. `combine` puts them together again.
+
+    Example:
+        >>> import functional_train as ft
+        >>> ft.tree.partition({"layer.weight": 1, "layer.bias": 2}, "*.bias")
+        ({'layer.bias': 2, 'layer.weight': None}, {'layer.bias': None, 'layer.weight': 1})
+    """
+    structure = flatten(tree)[1]
+    taken = [(matches(predicate, path, leaf), leaf) for path, leaf in items(tree)]
+    return (
+        unflatten(structure, [leaf if take else None for take, leaf in taken]),
+        unflatten(structure, [None if take else leaf for take, leaf in taken]),
+    )
+
+
+def combine(*trees: Any) -> Any:
+    """Put together trees of one shape: each leaf from the first tree that has it.
+
+    Args:
+        *trees: Trees of one structure in which `None` stands for "not here".
+
+    Returns:
+        The combined tree; `None` remains where no tree has a leaf.
+
+    Raises:
+        StructureError: the trees do not have one shape.
+
+    Example:
+        >>> import functional_train as ft
+        >>> ft.tree.combine({"a": 1, "b": None}, {"a": None, "b": 2})
+        {'a': 1, 'b': 2}
+    """
+    if not trees:
+        raise StructureError("combine was given no trees. Pass the parts that `partition` returned.")
+    flattened = [flatten(tree, none_is_leaf=True) for tree in trees]
+    structure = flattened[0][1]
+    for position, (_, found) in enumerate(flattened):
+        if found != structure:
+            check_same_structure(trees[0], trees[position], ("tree 0", f"tree {position}"))
+    rows = zip(*(column for column, _ in flattened), strict=True)
+    return unflatten(structure, [next((leaf for leaf in row if leaf is not None), None) for row in rows])
+
+
+def _nodes(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, node
+    for name, child in children(node) or ():
+        yield from _nodes(child, (*path, name))
+
+
+def _find(tree: Any, name: str) -> tuple[str, ...]:
+    wanted = tuple(name.split("/"))
+    nodes = [path for path, _ in _nodes(tree, ()) if path[-len(wanted) :] == wanted]
+    if wanted in nodes:
+        return wanted
+    if len(nodes) == 1:
+        return nodes[0]
+    if nodes:
+        listed = ", ".join(repr("/".join(path)) for path in nodes)
+        raise PathError(f"{name!r} is ambiguous: it could be {listed}. Write more of the path.")
+    known = ", ".join(path for path, _ in items(tree)[:20]) or "none: the tree is empty"
+    raise PathError(f"nothing in the tree is called {name!r}. The paths of its leaves begin: {known}.")
+
+
+def get(tree: Any, name: str) -> Any:
+    """Read a leaf or a subtree by its path.
+
+    Args:
+        tree: Any tree.
+        name: A path (`"opt_state/0/exp_avg"`), or any tail of one that is not ambiguous (`"exp_avg"`).
+
+    Returns:
+        What is there.
+
+    Raises:
+        PathError: no such path, or several; the message lists them.
+
+    Example:
+        >>> import functional_train as ft
+        >>> ft.tree.get({"opt_state": ({"lr": 0.1}, {"step": 3})}, "lr")
+        0.1
+    """
+    for part in _find(tree, name):
+        tree = dict(children(tree) or ())[part]
+    return tree
+
+
+def set(tree: Any, name: str, value: Any) -> Any:
+    """Make a tree in which one leaf or subtree is another.
+
+    Args:
+        tree: Any tree; it is not changed.
+        name: A path, or any tail of one that is not ambiguous.
+        value: The new part, of the old one's structure. A number that takes the place of a tensor becomes a tensor of its
+            shape, dtype and device.
+
+    Returns:
+        The new tree; all other leaves are the same objects.
+
+    Raises:
+        PathError: no such path, or several; the message lists them.
+        StructureError: the new part has another structure, or a tensor has another shape.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.set({"lr": torch.tensor(0.1), "step": 3}, "lr", 0.5)
+        {'lr': tensor(0.5000), 'step': 3}
+    """
+    path = _find(tree, name)
+    return _replaced(tree, path, value, "/".join(path))
+
+
+def _replaced(node: Any, path: tuple[str, ...], value: Any, full: str) -> Any:
+    if path:
+        return with_children(
+            node,
+            [
+                _replaced(child, path[1:], value, full) if name == path[0] else child
+                for name, child in children(node) or ()
+            ],
+        )
+    if isinstance(node, Tensor) and isinstance(value, bool | int | float | complex):
+        return torch.full_like(node, value)
+    check_same_structure(node, value, ("the tree", "the new part"), f"It was to be put at {full!r}.")
+    for (below, old), (_, new) in zip(items(node), items(value), strict=True):
+        if isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape != new.shape:
+            place = f"{full}/{below}" if below else full
+            raise StructureError(f"{place!r} has shape {tuple(old.shape)}, the new part {tuple(new.shape)}.")
+    return value

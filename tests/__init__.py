@@ -1,0 +1,1 @@
+"""Tests of functional_train and of the repository that holds it."""
