@@ -1,5 +1,7 @@
 """Settings of the whole suite: one thread, Hypothesis profiles, and a guard on the global random generators."""
 
+import contextlib
+import importlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -14,6 +16,10 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests import global_rng
+
+# Draws from `random` when it is first imported, as scikit-learn and transformers do on the way; no test is to blame.
+with contextlib.suppress(ImportError):
+    importlib.import_module("rich.style")
 
 # The first call of a torch kernel, and of every compiled function, is slow: neither a deadline nor a rate of examples
 # says anything about the code under test.

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import inspect
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 PACKAGE = "functional_train"
 TOPICS = ("tree", "random", "losses", "schedules", "curvature", "data", "distributed", "plot", "testing")
@@ -18,8 +18,9 @@ class PublicName(NamedTuple):
 
     @property
     def is_function(self) -> bool:
-        """Whether it is called for its result: a function, or anything callable that is not a class."""
-        return not inspect.isclass(self.value) and hasattr(self.value, "__name__") and callable(self.value)
+        """Whether it is called for its result: a function, or anything callable that is no class and no type alias."""
+        is_type = inspect.isclass(self.value) or get_origin(self.value) is not None
+        return callable(self.value) and not is_type
 
     @property
     def has_docstring_of_its_own(self) -> bool:
@@ -29,7 +30,7 @@ class PublicName(NamedTuple):
     @property
     def home(self) -> str:
         """Dotted name of the definition."""
-        return f"{self.value.__module__}.{self.value.__qualname__}"
+        return f"{self.value.__module__}.{getattr(self.value, '__qualname__', self.path)}"
 
 
 def topics() -> dict[str, ModuleType]:

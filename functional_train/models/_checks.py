@@ -2,8 +2,9 @@
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Collection, Iterable, Mapping
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +12,25 @@ from torch.nn.parameter import is_lazy
 
 from functional_train.values.errors import StructureError
 
-__all__ = ["RESERVED", "Leaf", "check_keywords", "check_module", "leaves_of", "read_leaves"]
+__all__ = ["RESERVED", "Leaves", "check_keywords", "check_module", "leaves_of", "read_leaves"]
 
 RESERVED = ("buffers", "key", "train")
+_NOUNS = {"params": "parameter", "buffers": "buffer"}
 
 
-class Leaf(NamedTuple):
-    """What is known of one parameter or buffer."""
-
-    name: str
-    shape: torch.Size
-    dtype: torch.dtype
+_form = attrgetter("dtype", "shape")
 
 
-def leaves_of(tensors: Mapping[str, Tensor]) -> tuple[Leaf, ...]:
+class Leaves(NamedTuple):
+    """What is known of the parameters, or of the buffers, of a module."""
+
+    names: tuple[str, ...]
+    forms: list[tuple[torch.dtype, torch.Size]]
+
+
+def leaves_of(tensors: Mapping[str, Tensor]) -> Leaves:
     """Describe named tensors."""
-    return tuple(Leaf(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items())
+    return Leaves(tuple(tensors), list(map(_form, tensors.values())))
 
 
 def check_module(module: Any, caller: str) -> None:
@@ -53,7 +57,7 @@ def _reason_to_refuse(module: nn.Module) -> str | None:
     if any(base.__module__.startswith("torch.distributed.fsdp") for base in type(module).__mro__):
         return "it owns and shards its parameters. Pass the module before sharding, and see ft.distributed."
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if is_lazy(tensor):
+        if tensor is not None and is_lazy(tensor):
             return f"{name!r} has no shape yet. Run one batch through the module first."
     return None
 
@@ -92,7 +96,7 @@ def _keywords(function: Any) -> list[str]:
     return [name for name, parameter in signature.parameters.items() if parameter.kind in kinds]
 
 
-def read_leaves(what: str, given: Any, leaves: Sequence[Leaf], owner: str) -> list[Any]:
+def read_leaves(what: str, given: Any, leaves: Leaves, owner: str) -> list[Any]:
     """Read tensors in the order of `leaves`; names, shapes and kinds of dtype must be those of the module.
 
     Args:
@@ -108,16 +112,16 @@ def read_leaves(what: str, given: Any, leaves: Sequence[Leaf], owner: str) -> li
         StructureError: a name is misspelt, missing or unknown, or a tensor does not fit.
     """
     try:
-        tensors = [given[leaf.name] for leaf in leaves]
-        for tensor, (name, shape, dtype) in zip(tensors, leaves, strict=True):
-            if tensor.dtype is not dtype or tensor.shape != shape:
-                _check_leaf(f"{what}[{name!r}]", tensor, shape, dtype, owner)
-        if len(given) == len(leaves):
+        tensors = list(map(given.__getitem__, leaves.names))
+        if list(map(attrgetter("dtype", "shape"), tensors)) == leaves.forms and len(given) == len(tensors):
             return tensors
     except (AttributeError, LookupError, TypeError):
         # Explained below, outside of this block, so that the error has no second one for its context.
         pass
-    _refuse_names(what, given, leaves, owner)
+    _check_names(what, given, leaves, owner)
+    for name, (dtype, shape) in zip(*leaves, strict=True):
+        _check_leaf(f"{what}[{name!r}]", given[name], shape, dtype, owner)
+    return [given[name] for name in leaves.names]
 
 
 def _check_leaf(where: str, tensor: Any, shape: torch.Size, dtype: torch.dtype, owner: str) -> None:
@@ -142,25 +146,21 @@ def _kind(dtype: torch.dtype) -> str:
     return "complex" if dtype.is_complex else "floating" if dtype.is_floating_point else "integer"
 
 
-def _refuse_names(what: str, given: Any, leaves: Sequence[Leaf], owner: str) -> NoReturn:
-    kind = what.removesuffix("s").replace("param", "parameter")
+def _check_names(what: str, given: Any, leaves: Leaves, owner: str) -> None:
     if not isinstance(given, Mapping):
         raise StructureError(f"{what} must be a mapping from name to tensor, got {type(given).__name__}.")
-    expected = [leaf.name for leaf in leaves]
-    missing = [name for name in expected if name not in given]
+    missing = [name for name in leaves.names if name not in given]
     for name in given:
-        if name not in expected:
-            near = difflib.get_close_matches(str(name), missing or expected, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(expected)}. Leave others out."
-            raise StructureError(f"{what}[{name!r}]: {owner} has no {kind} of that name. {hint}")
-    for name, shape, dtype in leaves:
-        if name not in given:
+        if name not in leaves.names:
+            near = difflib.get_close_matches(str(name), missing or leaves.names, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It has {_listed(leaves.names)}. Leave others out."
+            raise StructureError(f"{what}[{name!r}]: {owner} has no {_NOUNS[what]} of that name. {hint}")
+    for name, (dtype, shape) in zip(*leaves, strict=True):
+        if name in missing:
             raise StructureError(
-                f"{what}[{name!r}] is missing, shape {tuple(shape)}, {dtype}: apply needs all {len(expected)} "
-                f"{what} of {owner} and got {len(given)}. functionalize(module).{what} has them all."
+                f"{what}[{name!r}] is missing, shape {tuple(shape)}, {dtype}: all {len(leaves.names)} {what} of "
+                f"{owner} are needed, got {len(given)}. functionalize(module).{what} has them all."
             )
-        _check_leaf(f"{what}[{name!r}]", given[name], shape, dtype, owner)
-    raise AssertionError(f"{what} of {owner} could not be read, but nothing is wrong with them.")
 
 
 def _listed(names: Iterable[str], most: int = 3) -> str:

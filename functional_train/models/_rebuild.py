@@ -1,9 +1,10 @@
 """Attributes that refer to a module's own tensors and modules, made anew for every call."""
 
 import copy
+import copyreg
 import types
 import weakref
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -37,12 +38,12 @@ def find_makers(
 ) -> Callable[[Any], Maker | None]:
     """Find the values that must not be shared between calls.
 
-    A value is made anew if it leads to a member, or if it is a container that a module holds: a forward may append to it.
+    A value is made anew if it leads to a member, or if it is a container that a module holds: a forward may change it.
 
     Args:
         roots: The attribute values of all modules.
         members: For the id of each placeholder and module of the skeleton, what gives its counterpart in a call.
-        memo: What deepcopy put for each original. Functions are shared by deepcopy, so their closures lead to originals.
+        memo: What deepcopy put for each original. It shares functions, whose closures therefore lead to originals.
 
     Returns:
         Function from a value to its maker, or to None if all calls may share it.
@@ -139,9 +140,7 @@ def _made_once(makers: Mapping[int, Maker], ident: int, call: Call) -> Any:
     return call.made[ident]
 
 
-def _maker(
-    ident: int, value: Any, maker_of: Callable[[Any], Maker | None], given: Callable[[Any], Maker]
-) -> Maker:
+def _maker(ident: int, value: Any, maker_of: Callable[[Any], Maker | None], given: Callable[[Any], Maker]) -> Maker:
     if type(value) is weakref.ref:
         target = given(value())
         return lambda call: weakref.ref(target(call))
@@ -160,7 +159,9 @@ def _maker(
         return lambda call: construct([item(call) for item in items])
     if isinstance(value, types.FunctionType):
         return _function_maker(ident, value, given)
-    return _copy_maker(ident, value, maker_of, given)
+    if isinstance(value, _MUTABLE):
+        return _container_maker(ident, value, maker_of, given)
+    return _object_maker(ident, value, given)
 
 
 def _function_maker(ident: int, value: types.FunctionType, given: Callable[[Any], Maker]) -> Maker:
@@ -186,16 +187,32 @@ def _function_maker(ident: int, value: types.FunctionType, given: Callable[[Any]
     return make
 
 
-def _copy_maker(
+def _object_maker(ident: int, value: Any, given: Callable[[Any], Maker]) -> Maker:
+    # copy.copy only where it must be: a __getstate__ of the class may need what the skeleton no longer has.
+    cls = type(value)
+    is_plain = cls.__new__ is object.__new__ and not copyreg._slotnames(cls)  # pyright: ignore[reportAttributeAccessIssue]
+    duplicate = partial(object.__new__, cls) if is_plain else partial(copy.copy, value)
+    attributes = {name: given(part) for name, part in vars(value).items()}
+
+    def make(call: Call) -> Any:
+        fresh = duplicate()
+        call.made[ident] = fresh
+        vars(fresh).update({name: part(call) for name, part in attributes.items()})
+        return fresh
+
+    return make
+
+
+def _container_maker(
     ident: int, value: Any, maker_of: Callable[[Any], Maker | None], given: Callable[[Any], Maker]
 ) -> Maker:
-    prototype = copy.copy(value)
+    # The constructor is faster than copy.copy, and torch.compile can trace it.
+    duplicate = type(value) if type(value) in (list, dict, set, OrderedDict) else copy.copy
+    prototype = duplicate(value)
     attributes = {name: maker for name, part in getattr(value, "__dict__", {}).items() if (maker := maker_of(part))}
-    for name in attributes:
-        vars(prototype)[name] = None
     items: list[Maker] = []
     pairs: list[tuple[Maker, Maker]] = []
-    if isinstance(value, _MUTABLE) and any(maker_of(part) for part in _parts(value)):
+    if any(maker_of(part) for part in _parts(value)):
         if isinstance(value, dict):
             pairs = [(given(key), given(part)) for key, part in value.items()]
         else:
@@ -203,7 +220,7 @@ def _copy_maker(
         prototype.clear()
 
     def make(call: Call) -> Any:
-        fresh = copy.copy(prototype)
+        fresh = duplicate(prototype)
         call.made[ident] = fresh
         for name, part in attributes.items():
             vars(fresh)[name] = part(call)

@@ -5,13 +5,17 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from functional_train.models._checks import RESERVED, check_keywords, check_module, leaves_of, read_leaves
-from functional_train.models._skeleton import Skeleton, copy_module, instantiate, make_skeleton, named_tensors
+from functional_train.models._dismantle import copy_module, make_skeleton, named_tensors
+from functional_train.models._skeleton import Skeleton, instantiate
 from functional_train.values.errors import PurityError, StructureError
 from functional_train.values.params import Params
 
 __all__ = ["Functional", "functionalize", "merge"]
+
+_NO_BUFFERS = Params({})
 
 
 class Functional(NamedTuple):
@@ -54,9 +58,9 @@ def functionalize(module: nn.Module, *, method: str = "forward", forward_kwargs:
             when buffers are needed.
         PurityError: `apply` was given a key, or the forward wrote to hidden state.
 
-    Differs: `torch.func.functional_call` accepts misspelt names and wrong shapes, and writes to the buffers it is given.
-        `nn.Embedding(max_norm=...)` renormalizes its rows within the call, not in params: normalize them in the update.
-        Tensors and modules in plain attributes are constants, and attributes that a forward sets are forgotten.
+    Differs: `torch.func.functional_call` accepts misspelt names and wrong shapes, and writes to the buffers it is
+        given. `nn.Embedding(max_norm=...)` renormalizes its rows within the call, not in params: normalize them in the
+        update. Tensors and modules in plain attributes are constants, and attributes that a forward sets are forgotten.
 
     Example:
         >>> import functional_train as ft, torch
@@ -80,7 +84,7 @@ def functionalize(module: nn.Module, *, method: str = "forward", forward_kwargs:
         train: bool | Callable[[str], bool] = True,
         **kwargs: Any,
     ) -> Any:
-        return call(params, args, kwargs, buffers=buffers, key=key, train=train)
+        return call(params, args, kwargs, buffers, key, train)
 
     def apply_passing_on(params: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Any:
         own = {name: kwargs.pop(name) for name in RESERVED if name in kwargs and name not in forward_kwargs}
@@ -135,14 +139,11 @@ def _copied(tensor: Tensor) -> Tensor:
 
 def _make_call(skeleton: Skeleton, method: str) -> Callable[..., Any]:
     owner, leaves, renormalized = skeleton.owner, skeleton.parameters, skeleton.renormalized
-    has_buffers, has_constants = bool(skeleton.buffers), bool(skeleton.constants)
-    training = [True] * len(skeleton.plans)
 
     def call(
         params: Mapping[str, Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
         buffers: Mapping[str, Any] | None = None,
         key: Any = None,
         train: bool | Callable[[str], bool] = True,
@@ -155,35 +156,63 @@ def _make_call(skeleton: Skeleton, method: str) -> Callable[..., Any]:
         tensors = read_leaves("params", params, leaves, owner)
         for index in renormalized:
             tensors[index] = tensors[index].clone()
-        passed_buffers = _read_buffers(skeleton, buffers) if has_buffers or buffers is not None else []
+        passed_buffers = _read_buffers(skeleton, buffers)
         # Cloned here, inside whatever is being differentiated: there BatchNorm may not write to tensors from outside.
         for buffer in passed_buffers:
             tensors.append(buffer.clone())
         tensors.append(None)
-        modules = instantiate(skeleton, tensors, training if train is True else _training_flags(skeleton, train))
-        root = modules[-1]
-        output = (root if method == "forward" else getattr(root, method))(*args, **kwargs)
-        if has_constants:
-            skeleton.check_constants()
+        flags = None if train is True else _training_flags(skeleton, train)
+        output, new_buffers, sites = _run(skeleton, method, tensors, flags, args, kwargs)
         if buffers is None:
             return output
-        new_buffers = _collect_buffers(skeleton, modules)
-        sites = [(weakref.ref(modules[position]), name, index) for position, name, index in skeleton.buffer_sites]
-        del modules, root
         _release_buffers(sites, passed_buffers)
         return output, new_buffers
 
     return call
 
 
+def _run(
+    skeleton: Skeleton,
+    method: str,
+    tensors: list[Any],
+    flags: list[bool] | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, Params, list[tuple[Any, str, int]]]:
+    modules = instantiate(skeleton, tensors, flags)
+    root = modules[-1]
+    try:
+        output = (root if method == "forward" else getattr(root, method))(*args, **kwargs)
+    finally:
+        if parametrize._cache_enabled:
+            _forget_parametrized(modules)
+    if skeleton.constants:
+        skeleton.check_constants()
+    if not skeleton.buffers.names:
+        return output, _NO_BUFFERS, []
+    # Weak references tell the caller of this function, whose return frees the modules, which of them are still held.
+    sites = [(weakref.ref(modules[position]), name, index) for position, name, index in skeleton.buffer_sites]
+    return output, _collect_buffers(skeleton, modules), sites
+
+
+def _forget_parametrized(modules: list[nn.Module]) -> None:
+    # Inside parametrize.cached(), torch keeps tensors by the id of their module, which the next call may get again.
+    ids = set(map(id, modules))
+    for entry in [entry for entry in parametrize._cache if entry[0] in ids]:
+        parametrize._cache.pop(entry, None)
+
+
 def _read_buffers(skeleton: Skeleton, buffers: Mapping[str, Any] | None) -> list[Any]:
-    if buffers is None and skeleton.buffers:
-        names = ", ".join(repr(leaf.name) for leaf in skeleton.buffers[:3])
+    if buffers is not None:
+        return read_leaves("buffers", buffers, skeleton.buffers, skeleton.owner)
+    names = skeleton.buffers.names
+    if names:
+        shown = ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
         raise StructureError(
-            f"{skeleton.owner} has {len(skeleton.buffers)} buffers ({names}{', ...' if len(skeleton.buffers) > 3 else ''}) "
-            "and apply got none. Pass them: `output, new_buffers = apply(params, x, buffers=buffers)`."
+            f"{skeleton.owner} has {len(names)} buffers ({shown}), and apply got none. "
+            "Pass them: `output, new_buffers = apply(params, ..., buffers=buffers)`."
         )
-    return [] if buffers is None else read_leaves("buffers", buffers, skeleton.buffers, skeleton.owner)
+    return []
 
 
 def _training_flags(skeleton: Skeleton, train: bool | Callable[[str], bool]) -> list[bool]:
@@ -198,10 +227,10 @@ def _collect_buffers(skeleton: Skeleton, modules: list[nn.Module]) -> Params:
     found: dict[int, Any] = {}
     for position, name, index in skeleton.buffer_sites:
         found.setdefault(index, modules[position]._buffers.get(name))
-    for index, leaf in enumerate(skeleton.buffers):
+    for index, name in enumerate(skeleton.buffers.names):
         if found[index] is None:
-            raise PurityError(f"the forward of {skeleton.owner} removed the buffer {leaf.name!r}. A buffer must stay one.")
-    return Params({leaf.name: found[index] for index, leaf in enumerate(skeleton.buffers)})
+            raise PurityError(f"the forward of {skeleton.owner} removed its buffer {name!r}. A buffer must stay one.")
+    return Params({name: found[index] for index, name in enumerate(skeleton.buffers.names)})
 
 
 def _release_buffers(sites: list[tuple[Any, str, int]], passed_buffers: list[Any]) -> None:

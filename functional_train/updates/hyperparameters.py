@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, ParamSpec
 import torch
 from torch import Tensor
 
-from functional_train.updates.transformation import GradientTransformation
+from functional_train.updates.transformation import GradientTransformation, columnwise, update_columns
 from functional_train.values.errors import HyperparameterError
+from functional_train.values.tree import Flat
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
@@ -56,11 +57,11 @@ def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, Gra
             step = torch.zeros((), dtype=torch.int64, device=device_of(params))
             return ScheduledState(step, at(step).init(params))
 
-        def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, ScheduledState]:
-            updates, inner = at(state.step).update(grads, state.inner, params, **extra)
+        def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, ScheduledState]:
+            updates, inner, _ = update_columns(at(state.step), g, state.inner, p, extra)
             return updates, ScheduledState(state.step + 1, inner)
 
-        return GradientTransformation(init, update)
+        return GradientTransformation(init, columnwise(update))
 
     return with_schedules
 

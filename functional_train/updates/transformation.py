@@ -1,10 +1,11 @@
 """`GradientTransformation`, and what turns several into one and one into an update function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
+from functional_train.values.tree import Flat
 from functional_train.values.tree._structure import check_same_structure
 from functional_train.values.types import Tree, UpdateFn
 
@@ -54,6 +55,47 @@ class EmptyState(NamedTuple):
     """
 
 
+class ColumnsFn(Protocol):
+    """`(g, opt_state, p, **extra) -> (updates, opt_state)` over columns of gradients and parameters."""
+
+    def __call__(self, g: Flat, opt_state: Any, p: Flat | None, /, **extra: Any) -> tuple[Flat, Any]: ...
+
+
+def columnwise(fn: ColumnsFn) -> TransformFn:
+    """Make an update function of one that is written over columns of leaves.
+
+    Leaves whose gradient is `None` are in no column. `chain` and `make_update` hand columns from one such function to the
+    next, so that trees are taken apart and put together once a step. A column that is handed over has no other user:
+    `spend` it.
+    """
+
+    def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
+        if params is None:
+            (g,), p = tree.flat(grads), None
+        else:
+            p, g = tree.flat(params, grads)
+        updates, state = fn(g, state, p, **extra)
+        return updates.tree(), state
+
+    update.on_columns = fn  # pyright: ignore[reportFunctionMemberAccess]
+    return update
+
+
+def update_columns(
+    transformation: GradientTransformation, g: Flat, state: Tree, p: Flat | None, extra: Mapping[str, Any]
+) -> tuple[Flat, Tree, Flat | None]:
+    """One update over columns, of any transformation; one that is written over trees is given trees."""
+    on_columns: ColumnsFn | None = getattr(transformation.update, "on_columns", None)
+    if on_columns is not None:
+        return *on_columns(g, state, p, **extra), p
+    params = None if p is None else p.tree()
+    updates, state = transformation.update(g.tree(), state, params, **extra)
+    if params is None:
+        return tree.flat(updates)[0], state, None
+    p, g = tree.flat(params, updates)
+    return g, state, p
+
+
 def stateless(fn: Callable[[Tree, Tree], Tree]) -> GradientTransformation:
     """Make a transformation of a function that remembers nothing.
 
@@ -75,20 +117,38 @@ def stateless(fn: Callable[[Tree, Tree], Tree]) -> GradientTransformation:
         [tensor(-1.)]
     """
 
-    def init(params: Tree) -> EmptyState:
-        del params
-        return EmptyState()
-
     def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
         del extra
-        if type(state) is not EmptyState:
-            raise StructureError(
-                f"a transformation that remembers nothing was given a {type(state).__name__} as its state. "
-                "The optimizer state was made by another optimizer."
-            )
+        check_empty(state)
         return fn(grads, params), state
 
-    return GradientTransformation(init, update)
+    return GradientTransformation(init_empty, update)
+
+
+def stateless_columns(fn: Callable[[Flat, Flat | None], Flat]) -> GradientTransformation:
+    """`stateless` for a function over columns."""
+
+    def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, Tree]:
+        del extra
+        check_empty(state)
+        return fn(g, p), state
+
+    return GradientTransformation(init_empty, columnwise(update))
+
+
+def init_empty(params: Tree) -> EmptyState:
+    """The `init` of what remembers nothing."""
+    del params
+    return EmptyState()
+
+
+def check_empty(state: Tree) -> None:
+    """Refuse the state of a transformation that does remember something."""
+    if type(state) is not EmptyState:
+        raise StructureError(
+            f"a transformation that remembers nothing was given a {type(state).__name__} as its state. "
+            "The optimizer state was made by another optimizer: call optimizer.init(params)."
+        )
 
 
 def identity() -> GradientTransformation:
@@ -104,7 +164,7 @@ def identity() -> GradientTransformation:
         >>> ft.identity().update([1.0], ft.EmptyState(), None)
         ([1.0], EmptyState())
     """
-    return stateless(lambda grads, params: grads)
+    return stateless_columns(lambda g, p: g)
 
 
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
@@ -139,7 +199,7 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     def init(params: Tree) -> tuple[Tree, ...]:
         return tuple([transformation.init(params) for transformation in transformations])
 
-    def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, tuple[Tree, ...]]:
+    def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, tuple[Tree, ...]]:
         if not isinstance(state, tuple) or len(state) != len(transformations):
             raise StructureError(
                 f"a chain of {len(transformations)} transformations needs a tuple of {len(transformations)} states, got "
@@ -148,11 +208,11 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
             )
         states: list[Tree] = []
         for transformation, own in zip(transformations, state, strict=True):
-            grads, own = transformation.update(grads, own, params, **extra)
+            g, own, p = update_columns(transformation, g, own, p, extra)
             states.append(own)
-        return grads, tuple(states)
+        return g, tuple(states)
 
-    return GradientTransformation(init, update)
+    return GradientTransformation(init, columnwise(update))
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
@@ -175,8 +235,8 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
         >>> ft.apply_updates({"w": torch.ones(1), "n": torch.tensor(3)}, {"w": torch.ones(1), "n": None})
         {'n': tensor(3), 'w': tensor([2.])}
     """
-    old, new = tree.flat(params, updates)
-    return tree.add(old, new).tree(absent=params)
+    p, u = tree.flat(params, updates)
+    return tree.add(p, u).tree(absent=params)
 
 
 def make_update(optimizer: GradientTransformation) -> UpdateFn:
@@ -204,38 +264,38 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
     """
 
     def update_fn(grads: Tree, opt_state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
-        _check_gradients(grads, params)
+        p, g = _side_by_side(params, grads)
         try:
-            updates, new_state = optimizer.update(grads, opt_state, params, **extra)
+            u, new_state, p = update_columns(optimizer, g, opt_state, p, extra)
         except (AttributeError, TypeError, ValueError):
             _check_state(optimizer, opt_state, params)
             raise
-        return apply_updates(params, updates), new_state
+        assert p is not None
+        # Addition commutes, so the sum may take the place of fresh updates.
+        fits = all(x.dtype == y.dtype and x.shape == y.shape for x, y in zip(u.leaves, p.leaves, strict=True))
+        return (tree.add(u.spend(), p) if fits else tree.add(p, u)).tree(absent=params), new_state
 
     return update_fn
 
 
-def _check_gradients(grads: Tree, params: Tree) -> None:
-    # One row per leaf, `None` left out; a structure that differs is refused here, with the path.
+def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
     try:
-        columns = tree.flat(params, grads)
+        p, g = tree.flat(params, grads)
     except StructureError:
         check_same_structure(
             grads, params, ("grads", "params"), "Take gradients with respect to the tree that is updated, whole."
         )
         raise
-    for param, gradient in zip(columns[0].leaves, columns[1].leaves, strict=True):
-        if param.shape != gradient.shape:
-            break
-    else:
-        return
-    for path, gradient in tree.items(grads):
-        expected = tree.get(params, path).shape
-        if gradient.shape != expected:
-            raise StructureError(
-                f"grads and params differ in shape at {path!r}: the gradient has {tuple(gradient.shape)}, the parameter "
-                f"{tuple(expected)}. A gradient has the shape of its parameter; was it reduced or batched on the way?"
-            )
+    if any(x.shape != y.shape for x, y in zip(p.leaves, g.leaves, strict=True)):
+        for path, gradient in tree.items(grads):
+            expected = tree.get(params, path).shape
+            if gradient.shape != expected:
+                raise StructureError(
+                    f"grads and params differ in shape at {path!r}: the gradient has {tuple(gradient.shape)}, the "
+                    f"parameter {tuple(expected)}. A gradient has the shape of its parameter; was it reduced or batched "
+                    "on the way?"
+                )
+    return p, g
 
 
 def _check_state(optimizer: GradientTransformation, opt_state: Tree, params: Tree) -> None:

@@ -78,22 +78,14 @@ def encrypt_lanes(key: Tensor, high: int | Tensor, low: int | Tensor) -> tuple[T
 
 
 def words(key: Tensor, count: int, domain: int = 0) -> Tensor:
-    """Blocks 0 to count - 1 as int64 words in [0, 2**32), shape (count, 2); `domain` fills the top bits of the counter."""
+    """Blocks 0 to count - 1 as int64 words in [0, 2**32), shape (count, 2); `domain` sets the counters' top bits."""
     if is_plain(key) and count <= HOST_BLOCKS:
         return _host_words(key, count, domain)
     return _join(*encrypt_lanes(key, *_counters(key, count, domain)))
 
 
-def lanes(key: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Blocks 0 to count - 1 as two int32 tensors of shape (count,): the first words and the second words."""
-    if is_plain(key) and count <= HOST_BLOCKS:
-        first, second = _host_words(key, count, 0).t().to(torch.int32, memory_format=torch.contiguous_format).unbind()
-        return first, second
-    return encrypt_lanes(key, *_counters(key, count, 0))
-
-
 def block(key: Tensor, index: int | Tensor, domain: int) -> Tensor:
-    """The block at one counter as int64 words, shape (2,); `index` counts modulo 2**62, `domain` sets the two top bits."""
+    """The block at one counter, `index` modulo 2**62, as int64 words of shape (2,); `domain` sets its two top bits."""
     if isinstance(index, Tensor) and is_plain(index):
         index = int(index) & 0x3FFFFFFFFFFFFFFF
     if isinstance(index, Tensor):

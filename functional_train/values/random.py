@@ -1,10 +1,10 @@
-"""Random numbers as pure functions of a key: nothing is drawn that no key paid for.
+"""Random numbers as pure functions of a key: nothing is drawn that no key was spent on.
 
-A key is an int64 tensor of shape (2,) holding two 32-bit words. The same key gives the same numbers on every device,
-under vmap and compiled; so a key is used once, and `split` makes more of it. Every draw encrypts the counters 0, 1, 2,
-... with the key (Threefry-2x32-20), two 32-bit words a block, in this order; so the draw of a shape begins with the
-draw of any smaller shape. `split` and `fold_in` encrypt counters whose two top bits are set to 10 and 11, which no draw
-reaches.
+A key is an int64 tensor of shape (2,) that holds two 32-bit words. It gives the same bits on every device, batched and
+compiled; so a key is used once, and `split` makes new ones. A draw encrypts the counters 0, 1, 2, ... with the key
+(Threefry-2x32-20) and takes the two words of every block in turn; so what `bits`, `uniform` or `normal` draws for a
+shape begins with what it draws for a smaller one. `split` and `fold_in` encrypt counters whose two top bits are 10 and
+11, which no draw reaches.
 """
 
 import math
@@ -19,7 +19,7 @@ from functional_train.values.errors import HyperparameterError, StructureError
 __all__ = ["bits", "fold_in", "key", "normal", "permutation", "split", "uniform"]
 
 _SPLIT, _FOLD = 0x80000000, 0xC0000000
-_UNIFORM_BITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+_DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
 
 
 def key(seed: int, *, device: torch.device | str | None = None) -> Tensor:
@@ -66,7 +66,7 @@ def split(key: Tensor, num: int = 2) -> Tensor:
         >>> import functional_train as ft
         >>> key, key_dropout = ft.random.split(ft.random.key(0))
         >>> key_dropout
-        tensor([0, 0])
+        tensor([2494418683,  513002203])
     """
     _check_key(key)
     _check_int("num", num, "Pass the number of keys")
@@ -92,7 +92,7 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
     Example:
         >>> import functional_train as ft
         >>> ft.random.fold_in(ft.random.key(0), 3)
-        tensor([0, 0])
+        tensor([1792466513, 2036728422])
     """
     _check_key(key)
     if isinstance(data, Tensor):
@@ -125,7 +125,7 @@ def bits(key: Tensor, shape: Sequence[int] = ()) -> Tensor:
     Example:
         >>> import functional_train as ft
         >>> ft.random.bits(ft.random.key(0), (2,))
-        tensor([0, 0])
+        tensor([1797259609, 2579123966])
     """
     _check_key(key)
     size = _check_shape(shape)
@@ -154,7 +154,8 @@ def uniform(
         dtype: A float dtype; torch's default dtype when None.
 
     Returns:
-        `shape`, `dtype`. A value that rounds up to `high` is returned as `low`, so that both ends keep the same share.
+        `shape`, `dtype`. A value that rounds up to `high` is returned as `low`, so that all values keep the same share.
+        With bounds other than 0 and 1 the last digit may differ when compiled.
 
     Raises:
         StructureError: `key` is not a key, `shape` is not a sequence of sizes, `dtype` is not a float dtype, or a bound
@@ -164,7 +165,7 @@ def uniform(
     Example:
         >>> import functional_train as ft
         >>> ft.random.uniform(ft.random.key(0), (2,), low=-1.0)
-        tensor([0, 0])
+        tensor([-0.1631,  0.2010])
     """
     _check_key(key)
     size, dtype = _check_shape(shape), _check_dtype(dtype)
@@ -188,8 +189,8 @@ def normal(
 ) -> Tensor:
     r"""Draw from the normal distribution.
 
-    $$x_{2i} = \mu + \sigma \sqrt{-2 \ln u_i} \cos \theta_i \quad x_{2i+1} = \mu + \sigma \sqrt{-2 \ln u_i} \sin \theta_i$$
-    with $u$ uniform on (0, 1] and $\theta$ on a whole turn.
+    $$x_{2i} = \mu + \sigma r_i \cos \theta_i \quad x_{2i+1} = \mu + \sigma r_i \sin \theta_i \quad
+      r_i = \sqrt{-2 \ln u_i}$$ with $u$ uniform on (0, 1] and $\theta$ on a whole turn.
 
     Args:
         key: The key to use up.
@@ -199,8 +200,8 @@ def normal(
         dtype: A float dtype; torch's default dtype when None.
 
     Returns:
-        `shape`, `dtype`. The largest distance from the mean is 6.6 standard deviations in float32 (and in the shorter
-        dtypes, which are rounded from it) and 8.5 in float64. The logarithm and the sine are the device's own: their
+        `shape`, `dtype`. No draw is further from the mean than 6.66 standard deviations in float32, and in the shorter
+        dtypes, which are rounded from it; 8.57 in float64. The logarithm and the sine are the device's own: their
         last digits may differ between devices and when compiled.
 
     Raises:
@@ -213,7 +214,7 @@ def normal(
     Example:
         >>> import functional_train as ft
         >>> ft.random.normal(ft.random.key(0), (2,), std=0.1)
-        tensor([0, 0])
+        tensor([-0.1065, -0.0779])
     """
     _check_key(key)
     size, dtype = _check_shape(shape), _check_dtype(dtype)
@@ -248,7 +249,7 @@ def permutation(key: Tensor, n_or_tensor: int | Tensor, dim: int = 0) -> Tensor:
     Example:
         >>> import functional_train as ft
         >>> ft.random.permutation(ft.random.key(0), 5)
-        tensor([0, 0])
+        tensor([1, 0, 4, 3, 2])
     """
     _check_key(key)
     if isinstance(n_or_tensor, Tensor):
@@ -269,23 +270,22 @@ def permutation(key: Tensor, n_or_tensor: int | Tensor, dim: int = 0) -> Tensor:
 
 def _unit(key: Tensor, num: int, dtype: torch.dtype) -> Tensor:
     """Uniform on [0, 1), shape (num,): all the digits that the dtype has."""
-    digits = _UNIFORM_BITS[dtype]
-    if dtype == torch.float64:
+    digits = _DIGITS[dtype]
+    if digits > 32:
         first, second = _threefry.words(key, num).unbind(-1)
-        return ((first << 21) | (second >> 11)).to(dtype).mul_(2.0**-53)
-    word = torch.stack(_threefry.lanes(key, (num + 1) // 2), -1).view(-1)[:num]
-    return (word >> (32 - digits)).bitwise_and_((1 << digits) - 1).to(dtype).mul_(2.0**-digits)
+        return ((first << (digits - 32)) | (second >> (64 - digits))).to(dtype).mul_(2.0**-digits)
+    word = _threefry.words(key, (num + 1) // 2).view(-1)[:num]
+    return (word >> (32 - digits)).to(dtype).mul_(2.0**-digits)
 
 
 def _polar(key: Tensor, num: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`num` radii, uniform on (0, 1], and `num` angles on a whole turn."""
+    """`num` uniforms on (0, 1], for the radii, and `num` angles in [0, 2 pi]."""
     if dtype == torch.float64:
-        radius, angle = _unit(key, 2 * num, dtype).view(num, 2).unbind(-1)
-        return 1.0 - radius, angle * (2.0 * math.pi)
-    first, second = _threefry.lanes(key, num)
-    # Around 0 a signed word has all its digits as a float: the distance from -1/2 is uniform, and small ones are exact.
-    radius = first.to(dtype).add_(0.5).abs_().mul_(2.0**-31)
-    return radius, second.to(dtype).mul_(math.pi * 2.0**-31)
+        first, second = _unit(key, 2 * num, dtype).view(num, 2).unbind(-1)
+        return 1.0 - first, second * (2.0 * math.pi)
+    # All 32 bits, unlike in `uniform`: near 0, where the long radii come from, a float keeps every one of them.
+    first, second = _threefry.words(key, num).to(dtype).unbind(-1)
+    return (first + 1.0).mul_(2.0**-32), second * (math.pi * 2.0**-31)
 
 
 def _check_key(key: Tensor) -> None:
@@ -310,14 +310,16 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
         raise StructureError(f"shape must be a tuple of sizes, got {_describe(shape)}. {fix}")
     for size in shape:
         if not isinstance(size, (int, torch.SymInt)) or isinstance(size, bool) or size < 0:
-            raise StructureError(f"shape must hold ints, each at least 0, got {tuple(shape)}. Write one such as (2, 3).")
+            raise StructureError(
+                f"shape must hold ints of at least 0, got {tuple(shape)}. Write a tuple such as (2, 3)."
+            )
     return tuple(shape)
 
 
 def _check_dtype(dtype: torch.dtype | None) -> torch.dtype:
     dtype = torch.get_default_dtype() if dtype is None else dtype
-    if dtype not in _UNIFORM_BITS:
-        names = ", ".join(str(name) for name in _UNIFORM_BITS)
+    if dtype not in _DIGITS:
+        names = ", ".join(str(name) for name in _DIGITS)
         raise StructureError(f"dtype must be one of {names}, got {dtype}. For whole numbers use random.bits.")
     return dtype
 

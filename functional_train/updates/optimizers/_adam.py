@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_betas, check_non_negative, is_zero, schedulable
-from functional_train.updates.transformation import GradientTransformation, chain
+from functional_train.updates.hyperparameters import Number, check_betas, check_non_negative, is_zero, schedulable
+from functional_train.updates.transformation import GradientTransformation, chain, columnwise
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
+from functional_train.values.tree import Flat
+from functional_train.values.tree._fused import fused_adam
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
@@ -74,26 +76,32 @@ def scale_by_adam(
         largest = tree.zeros_like(params) if amsgrad else None
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params), largest)
 
-    def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, AdamState]:
-        del params, extra
+    def update(g: Flat, state: AdamState, p: Flat | None, **extra: Any) -> tuple[Flat, AdamState]:
+        del p, extra
         old = (state.exp_avg, state.exp_avg_sq, *((state.max_exp_avg_sq,) if amsgrad else ()))
-        g, m, v, *largest = tree.flat(grads, *old)
+        moments = g.beside(*old)
         step = g.counted(state.step)
-        correction1, correction2 = (1 - beta ** step.double() for beta in (beta1, beta2))
+        arguments = (g, moments, step, (beta1, beta2), shift)
+        direction, moments = fused_adam(*arguments) or _recurrence(*arguments)
+        new = [column.tree(absent=before) for column, before in zip(moments, old, strict=True)]
+        return direction, AdamState(step, new[0], new[1], new[2] if amsgrad else None)
 
-        m = tree.lerp(m, g, 1 - beta1)
-        v = tree.addcmul(v, g, g, 1 - beta2, decay=beta2)
-        largest = [tree.maximum(largest[0], v)] if amsgrad else []
-        # Both corrections go into the denominator, where they cost no pass over the numerator.
-        denominator = tree.sqrt(
-            largest[0] if amsgrad else v,
-            factor=g.spread(correction1 * correction2**-0.5),
-            shift=g.spread(correction1 * shift),
-        )
-        new = [column.tree(absent=before) for column, before in zip((m, v, *largest), old, strict=True)]
-        return tree.div(m, denominator).tree(), AdamState(step, new[0], new[1], new[2] if amsgrad else None)
+    return GradientTransformation(init, columnwise(update))
 
-    return GradientTransformation(init, update)
+
+def _recurrence(
+    g: Flat, moments: tuple[Flat, ...], step: Tensor, betas: tuple[Number, Number], eps: Number
+) -> tuple[Flat, tuple[Flat, ...]]:
+    beta1, beta2 = betas
+    m, v, *largest = moments
+    m = tree.lerp(m, g, 1 - beta1)
+    v = tree.addcmul(v, g, g, 1 - beta2, decay=beta2)
+    largest = [tree.maximum(largest[0], v)] if largest else []
+    # Both corrections go into the denominator, where they cost no pass over the numerator.
+    correction1, correction2 = (1 - beta ** step.double() for beta in betas)
+    factor, shift = g.spread(correction1 * correction2**-0.5), g.spread(correction1 * eps)
+    denominator = tree.sqrt(largest[0] if largest else v, factor=factor, shift=shift)
+    return tree.div(m, denominator), (m, v, *largest)
 
 
 def adam(

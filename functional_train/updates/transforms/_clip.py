@@ -3,9 +3,10 @@
 import torch
 
 from functional_train.updates.hyperparameters import check_non_negative, schedulable
-from functional_train.updates.transformation import GradientTransformation, stateless
+from functional_train.updates.transformation import GradientTransformation, stateless_columns
 from functional_train.values import tree
-from functional_train.values.types import Hyperparameter, Tree
+from functional_train.values.tree import Flat
+from functional_train.values.types import Hyperparameter
 
 
 @schedulable
@@ -33,9 +34,9 @@ def clip_by_global_norm(max_norm: Hyperparameter = 1.0) -> GradientTransformatio
     """
     longest = check_non_negative("max_norm", max_norm, "1.0 is usual.")
 
-    def shorten(grads: Tree, params: Tree) -> Tree:
-        del params
-        factor = torch.clamp(longest / (tree.global_norm(grads) + 1e-6), max=1.0)
-        return tree.scale(factor, grads)
+    def shorten(g: Flat, p: Flat | None) -> Flat:
+        del p
+        factor = torch.clamp(longest / (tree.global_norm(g.leaves) + 1e-6), max=1.0)
+        return tree.scale(factor, g.spend())
 
-    return stateless(shorten)
+    return stateless_columns(shorten)

@@ -1,7 +1,7 @@
 """Weight decay."""
 
 from functional_train.updates.hyperparameters import check_non_negative, schedulable
-from functional_train.updates.transformation import GradientTransformation, stateless
+from functional_train.updates.transformation import GradientTransformation, stateless_columns
 from functional_train.values import tree
 from functional_train.values.types import Hyperparameter
 
@@ -30,4 +30,4 @@ def add_decayed_weights(weight_decay: Hyperparameter = 1e-2) -> GradientTransfor
         [tensor([0.1000])]
     """
     decay = check_non_negative("weight_decay", weight_decay)
-    return stateless(lambda grads, params: tree.add(grads, params, alpha=decay))
+    return stateless_columns(lambda g, p: tree.add(g.spend(), p, alpha=decay))

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.hyperparameters import check_non_negative, is_zero, schedulable
-from functional_train.updates.transformation import GradientTransformation
+from functional_train.updates.transformation import GradientTransformation, columnwise
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError
+from functional_train.values.tree import Flat
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
@@ -73,15 +74,15 @@ def add_momentum(
         step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
         return MomentumState(step, tree.zeros_like(params))
 
-    def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, MomentumState]:
-        del params, extra
-        g, b = tree.flat(grads, state.momentum_buffer)
+    def update(g: Flat, state: MomentumState, p: Flat | None, **extra: Any) -> tuple[Flat, MomentumState]:
+        del p, extra
+        (b,) = g.beside(state.momentum_buffer)
         if is_zero(tau):
             b = tree.add(g, b, alpha=mu)
         else:
             share = torch.where(state.step == 0, 1.0, 1.0 - tau)
             b = tree.add(tree.scale(g.spread(share), g), b, alpha=mu)
         updates = tree.add(g, b, alpha=momentum) if nesterov else b  # pyright: ignore[reportArgumentType]
-        return updates.tree(), MomentumState(g.counted(state.step), b.tree(absent=state.momentum_buffer))
+        return updates, MomentumState(g.counted(state.step), b.tree(absent=state.momentum_buffer))
 
-    return GradientTransformation(init, update)
+    return GradientTransformation(init, columnwise(update))

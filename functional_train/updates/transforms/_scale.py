@@ -1,7 +1,7 @@
 """Scaling by the learning rate, and maximizing."""
 
 from functional_train.updates.hyperparameters import check_non_negative, schedulable
-from functional_train.updates.transformation import GradientTransformation, stateless
+from functional_train.updates.transformation import GradientTransformation, stateless_columns
 from functional_train.values import tree
 from functional_train.values.types import Hyperparameter
 
@@ -28,7 +28,7 @@ def scale_by_lr(lr: Hyperparameter = 1e-3) -> GradientTransformation:
         [tensor([-0.1000])]
     """
     rate = check_non_negative("lr", lr, "To climb instead of descend, pass maximize=True to the optimizer.")
-    return stateless(lambda grads, params: tree.scale(-rate, grads))
+    return stateless_columns(lambda g, p: tree.scale(-rate, g.spend()))
 
 
 def negate() -> GradientTransformation:
@@ -44,4 +44,4 @@ def negate() -> GradientTransformation:
         >>> ft.negate().update([torch.ones(1)], ft.EmptyState(), None)[0]
         [tensor([-1.])]
     """
-    return stateless(lambda grads, params: tree.scale(-1, grads))
+    return stateless_columns(lambda g, p: tree.scale(-1, g.spend()))

@@ -39,9 +39,12 @@ def add(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
     if isinstance(alpha, Tensor | Flat):
         return elementwise(_add_scaled, lambda a, b, c: a + b * c, (first, second), (alpha,))
     if alpha == 1:
-        return elementwise(torch._foreach_add, torch.add, (first, second))
+        return elementwise(torch._foreach_add, torch.add, (first, second), into=torch._foreach_add_)
     return elementwise(
-        lambda a, b: torch._foreach_add(a, b, alpha=alpha), lambda a, b: torch.add(a, b, alpha=alpha), (first, second)
+        lambda a, b: torch._foreach_add(a, b, alpha=alpha),
+        lambda a, b: torch.add(a, b, alpha=alpha),
+        (first, second),
+        into=lambda a, b: torch._foreach_add_(a, b, alpha=alpha),
     )
 
 
@@ -130,7 +133,7 @@ def scale(factor: Scalar, tree: Any) -> Any:
         >>> ft.tree.scale(0.5, {"w": torch.ones(2)})
         {'w': tensor([0.5000, 0.5000])}
     """
-    return elementwise(torch._foreach_mul, torch.mul, (tree,), (factor,))
+    return elementwise(torch._foreach_mul, torch.mul, (tree,), (factor,), into=torch._foreach_mul_)
 
 
 def lerp(start: Any, end: Any, weight: Scalar) -> Any:

@@ -19,13 +19,17 @@ _LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
 
 def elementwise(
-    together: Callable[..., Any], one: Callable[..., Any], trees: Sequence[Any], scalars: Sequence[Scalar] = ()
+    together: Callable[..., Any],
+    one: Callable[..., Any],
+    trees: Sequence[Any],
+    scalars: Sequence[Scalar] = (),
+    into: Callable[..., Any] | None = None,
 ) -> Any:
     """Compute leaf by leaf over trees, or over columns.
 
     `together(*columns, *scalars)` takes lists of tensors and may write to tensors that it made itself; `one(*leaves,
-    *scalars)` takes single leaves and may not. A scalar that is a tensor is rounded to the dtype of each leaf, and leaves
-    of 16 bits are then computed in float32.
+    *scalars)` takes single leaves and may not; `into` is `together` written into the first column, used when that is spent.
+    A scalar that is a tensor is rounded to the dtype of each leaf, and leaves of 16 bits are then computed in float32.
     """
     if type(trees[0]) is not Flat:
         return elementwise(together, one, flat(*trees), scalars).tree()
@@ -50,17 +54,20 @@ def elementwise(
             plain, has_tensor = plain and not scalar.requires_grad, True
         else:
             numbers.append(scalar)
-    if not has_tensor:
-        out = together(*columns, *numbers) if plain else [one(*row, *numbers) for row in zip(*columns, strict=True)]
-        return Flat(list(out), first.frame, plain)
-    dtypes = {leaf.dtype for leaf in first.leaves}
-    if plain and len(dtypes) == 1 and not dtypes & _LOW_PRECISION:
+    if has_tensor:
+        dtypes = {leaf.dtype for leaf in first.leaves}
+        if not plain or len(dtypes) > 1 or dtypes & _LOW_PRECISION:
+            per_leaf = zip(*[n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers], strict=True)
+            rows = zip(zip(*columns, strict=True), per_leaf, strict=True)
+            return Flat([_one_leaf(one, row, row_numbers) for row, row_numbers in rows], first.frame, plain, fresh=plain)
         (dtype,) = dtypes
-        rounded = [_as_dtype(number, dtype) for number in numbers]
-        return Flat(list(together(*columns, *rounded)), first.frame, plain)
-    per_leaf = zip(*[n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers], strict=True)
-    rows = zip(zip(*columns, strict=True), per_leaf, strict=True)
-    return Flat([_one_leaf(one, row, row_numbers) for row, row_numbers in rows], first.frame, plain)
+        numbers = [_as_dtype(number, dtype) for number in numbers]
+    if not plain:
+        return Flat([one(*row, *numbers) for row in zip(*columns, strict=True)], first.frame, False)
+    if first.spent and into is not None:
+        into(*columns, *numbers)
+        return Flat(first.leaves, first.frame, True, fresh=True)
+    return Flat(list(together(*columns, *numbers)), first.frame, True, fresh=True)
 
 
 def _as_dtype(number: Any, dtype: torch.dtype) -> Any:

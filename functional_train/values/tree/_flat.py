@@ -31,6 +31,8 @@ class Flat:
         leaves: The leaves that are there.
         frame: The structure they came from, shared by all columns of one `flat` call.
         plain: Whether the leaves may go through fused calls (see `flat`).
+        source: The tree that they are the leaves of, where it is at hand.
+        fresh: Whether arithmetic made the leaves and nobody but this column has them.
 
     Example:
         >>> import functional_train as ft, torch
@@ -39,15 +41,18 @@ class Flat:
         {'b': None, 'w': tensor([3., 3.])}
     """
 
-    __slots__ = ("frame", "leaves", "plain")
+    __slots__ = ("frame", "fresh", "leaves", "plain", "source", "spent")
 
-    def __init__(self, leaves: list[Any], frame: Frame, plain: bool) -> None:
+    def __init__(self, leaves: list[Any], frame: Frame, plain: bool, source: Any = None, fresh: bool = False) -> None:
         self.leaves = leaves
         self.frame = frame
         self.plain = plain
+        self.source = source
+        self.fresh = fresh
+        self.spent = False
 
     def tree(self, absent: Any = None) -> Any:
-        """The column as a tree again.
+        """The column as a tree again. From then on others may hold its leaves.
 
         Args:
             absent: A tree to take the leaves from that are not in this column; by default they are `None`.
@@ -55,13 +60,49 @@ class Flat:
         Returns:
             A tree of the structure that the column came from.
         """
+        self.fresh = False
         frame = self.frame
+        if self.source is not None:
+            return self.source
         if frame.positions is None:
             return unflatten(frame.structure, self.leaves)
         filled = [None] * frame.num_leaves if absent is None else flatten(absent, none_is_leaf=True)[0]
         for position, leaf in zip(frame.positions, self.leaves, strict=True):
             filled[position] = leaf
         return unflatten(frame.structure, filled)
+
+    def spend(self) -> "Flat":
+        """Give this column up: the operation that it is the first operand of may write into fresh leaves.
+
+        Whoever calls this has no further use for the column, and for nothing that was computed without a copy from it.
+        """
+        self.spent = self.fresh and self.plain
+        return self
+
+    def beside(self, *trees: Any) -> "tuple[Flat, ...]":
+        """Lay more trees of the same structure beside this column.
+
+        Args:
+            *trees: Trees that have a leaf wherever this column has one.
+
+        Returns:
+            One column a tree.
+
+        Raises:
+            StructureError: a structure differs; the message names where.
+        """
+        frame = self.frame
+        columns: list[Flat] = []
+        for tree in trees:
+            column, structure = flatten(tree, none_is_leaf=frame.positions is not None)
+            if structure != frame.structure:
+                own = self.tree()
+                check_prefix(own, tree)
+                raise StructureError(f"trees differ {difference(own, tree, ('the first tree', 'another'))}.")
+            if frame.positions is not None:
+                column = [column[position] for position in frame.positions]
+            columns.append(Flat(column, frame, is_plain((column,)), tree))
+        return tuple(columns)
 
     def spread(self, values: Tensor) -> "Flat":
         """One number for each leaf of the structure, as a column of 0-d tensors in the dtypes of this one's leaves.
@@ -132,7 +173,7 @@ def flat(*trees: Any) -> tuple[Flat, ...]:
         return ()
     frame = Frame(structure, len(columns[0]), None)
     plain = is_plain(columns)
-    return tuple([Flat(column, frame, plain) for column in columns])
+    return tuple([Flat(column, frame, plain, tree) for column, tree in zip(columns, trees, strict=True)])
 
 
 def _without_absent(trees: Sequence[Any]) -> tuple[Flat, ...]:
@@ -148,7 +189,7 @@ def _without_absent(trees: Sequence[Any]) -> tuple[Flat, ...]:
     frame = Frame(structure, len(rows), positions)
     present = [[column[position] for position in positions] for column in columns]
     plain = is_plain(present)
-    return tuple([Flat(column, frame, plain) for column in present])
+    return tuple([Flat(column, frame, plain, tree) for column, tree in zip(present, trees, strict=True)])
 
 
 def is_plain(columns: Sequence[Sequence[Any]]) -> bool:
