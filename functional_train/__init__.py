@@ -1,7 +1,7 @@
 """Train PyTorch models with pure functions.
 
-Parameters, gradients, optimizer state, buffers and randomness are immutable pytrees, passed explicitly; a training step is a
-pure function, and training is a fold of it.
+Parameters, gradients, optimizer state, buffers and randomness are immutable pytrees, passed explicitly; a training step
+is a pure function, and training is a fold of it.
 """
 
 from functional_train.gradients.reverse import grad, grad_and_value

@@ -42,7 +42,8 @@ def topics() -> dict[str, ModuleType]:
         spec = importlib.util.find_spec(f"{PACKAGE}.{topic}") if module is None else None
         if spec is not None and spec.origin is not None:  # a folder without __init__.py has no origin
             module = importlib.import_module(spec.name)
-        if isinstance(module, ModuleType):
+        # A folder of the package becomes its attribute too; a topic is one whose names are promised.
+        if isinstance(module, ModuleType) and hasattr(module, "__all__"):
             found[topic] = module
     return found
 

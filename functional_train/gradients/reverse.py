@@ -21,12 +21,12 @@ def grad(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = Fals
         has_aux: Whether the loss function returns a pair whose second part is not differentiated.
 
     Returns:
-        `(*args, **kwargs) -> grads`, or `-> (grads, aux)`. Gradients have the structure of the argument (a tuple of them
-        for a tuple of positions), its shapes and dtypes; leaves that are not floating have `None`.
+        `(*args, **kwargs) -> grads`, or `-> (grads, aux)`. Gradients have the structure of the argument (a tuple of
+        them for a tuple of positions), its shapes and dtypes; leaves that are not floating have `None`.
 
     Raises:
-        LossError: when called: the loss is not a real scalar, or no leaf influences it, or `has_aux` does not say what the
-            loss returns.
+        LossError: when called: the loss is not a real scalar, or no leaf influences it, or `has_aux` does not say what
+            the loss returns.
 
     Source: torch.func.grad, whose signature and results these are. At top level reverse-mode autograd runs directly on
         detached leaves, which also allows activation checkpointing and any `autograd.Function`.
@@ -59,8 +59,8 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
         in `grad`; loss and aux are detached from the leaves.
 
     Raises:
-        LossError: when called: the loss is not a real scalar, or no leaf influences it, or `has_aux` does not say what the
-            loss returns.
+        LossError: when called: the loss is not a real scalar, or no leaf influences it, or `has_aux` does not say what
+            the loss returns.
 
     Source: torch.func.grad_and_value.
 
@@ -113,7 +113,7 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
 def _is_top_level() -> bool:
     """Whether no transform, trace or dispatch mode is active that a direct autograd call would escape."""
     return (
-        torch._C._functorch.peek_interpreter_stack() is None
+        torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch.autograd.forward_ad._current_level < 0
@@ -124,7 +124,9 @@ def _any_requires_grad(tree: Any) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in flatten(tree)[0])
 
 
-def _direct(loss_of: Callable[[Sequence[Tensor]], tuple[Tensor, Any]], floating: list[Tensor]) -> tuple[Any, Tensor, Any]:
+def _direct(
+    loss_of: Callable[[Sequence[Tensor]], tuple[Tensor, Any]], floating: list[Tensor]
+) -> tuple[Any, Tensor, Any]:
     watched = [leaf.detach().requires_grad_() for leaf in floating]
     with torch.enable_grad():
         loss, aux = loss_of(watched)
@@ -160,7 +162,8 @@ def _checked(returned: Any, has_aux: bool) -> tuple[Tensor, Any]:
     if has_aux:
         if not (isinstance(returned, tuple) and len(returned) == 2):
             raise LossError(
-                f"has_aux=True, but the loss function returned {_kind(returned)}. Return (loss, aux), or leave has_aux out."
+                f"has_aux=True, but the loss function returned {_kind(returned)}. Return (loss, aux), or leave has_aux "
+                "out."
             )
         loss, aux = returned
     else:
@@ -180,7 +183,9 @@ def _checked(returned: Any, has_aux: bool) -> tuple[Tensor, Any]:
             f"the loss has shape {tuple(loss.shape)}; it must be a 0-d tensor. Reduce it, with .mean() or .sum()."
         )
     if loss.is_complex():
-        raise LossError(f"the loss is complex ({loss.dtype}); only a real number can be made small. Take .abs() or .real.")
+        raise LossError(
+            f"the loss is complex ({loss.dtype}); only a real number can be made small. Take .abs() or .real."
+        )
     return loss, aux
 
 
@@ -188,7 +193,8 @@ def _check_depends(loss: Tensor) -> None:
     if not loss.requires_grad:
         raise LossError(
             "the loss does not depend on the parameters: no path leads from it to any of them. Was it computed under "
-            "torch.no_grad(), after .detach() or .item(), or from a module's own weights instead of the params passed in?"
+            "torch.no_grad(), after .detach() or .item(), or from a module's own weights instead of the params passed "
+            "in?"
         )
 
 

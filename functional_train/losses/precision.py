@@ -13,8 +13,8 @@ from functional_train.values.tree._structure import device_of, map
 def mixed_precision(loss_fn: Callable[..., Any], dtype: torch.dtype = torch.bfloat16) -> Callable[..., Any]:
     """Compute a loss in 16 bits where that is safe, with parameters and gradients in their own dtype.
 
-    Matrix products and convolutions run in `dtype`; sums, norms and losses stay in float32, as `torch.autocast` decides.
-    The cache of converted weights is off: it would be state that nobody owns.
+    Matrix products and convolutions run in `dtype`; sums, norms and losses stay in float32, as `torch.autocast`
+    decides. The cache of converted weights is off: it would be state that nobody owns.
 
     Args:
         loss_fn: `(params, batch, **owned) -> loss` or `-> (loss, aux)`.
@@ -36,7 +36,8 @@ def mixed_precision(loss_fn: Callable[..., Any], dtype: torch.dtype = torch.bflo
     """
     if dtype not in (torch.bfloat16, torch.float16):
         raise HyperparameterError(
-            f"mixed_precision needs torch.bfloat16 or torch.float16, got {dtype}. For full float64 use ft.tree.to(params, "
+            f"mixed_precision needs torch.bfloat16 or torch.float16, got {dtype}. For full float64 use "
+            "ft.tree.to(params, "
             "torch.float64) instead."
         )
 

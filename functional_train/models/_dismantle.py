@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
@@ -151,8 +152,23 @@ def _own_attributes(module: nn.Module) -> dict[str, Any]:
     return {
         name: value
         for name, value in module.__dict__.items()
-        if name not in (*_BOUND, *_SHARED) and (name not in _CALL_HOOKS or value)
+        if name not in (*_BOUND, *_SHARED) and (name not in _CALL_HOOKS or value) and not isinstance(value, fx.Graph)
     }
+
+
+def _class_of(module: nn.Module) -> type[nn.Module]:
+    if not parametrize.is_parametrized(module):
+        return type(module)
+    # The properties that torch makes hold the original module, weights and all, and inside parametrize.cached() they
+    # look up by its id, so that one call would get what another has computed.
+    cls = type(module)
+    names = tuple(module._modules["parametrizations"]._modules)  # pyright: ignore[reportOptionalMemberAccess]
+    kept = {name: value for name, value in vars(cls).items() if name not in (*names, "__dict__", "__weakref__")}
+    return type(cls.__name__, cls.__bases__, {**kept, **{name: _parametrized(name) for name in names}})
+
+
+def _parametrized(name: str) -> property:
+    return property(lambda module: module.parametrizations[name]())
 
 
 def _plan(
@@ -170,7 +186,7 @@ def _plan(
     template |= {name: OrderedDict() for name in _STATE_DICT_HOOKS if name in template}
     return Plan(
         path,
-        type(module),
+        _class_of(module),
         template,
         tuple((name, tensor_index.get(id(tensor), -1)) for name, tensor in module._parameters.items()),
         tuple((name, tensor_index.get(id(tensor), -1)) for name, tensor in module._buffers.items()),

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from functional_train.models._checks import RESERVED, check_keywords, check_module, leaves_of, read_leaves
 from functional_train.models._dismantle import copy_module, make_skeleton, named_tensors
@@ -181,11 +180,7 @@ def _run(
 ) -> tuple[Any, Params, list[tuple[Any, str, int]]]:
     modules = instantiate(skeleton, tensors, flags)
     root = modules[-1]
-    try:
-        output = (root if method == "forward" else getattr(root, method))(*args, **kwargs)
-    finally:
-        if parametrize._cache_enabled:
-            _forget_parametrized(modules)
+    output = (root if method == "forward" else getattr(root, method))(*args, **kwargs)
     if skeleton.constants:
         skeleton.check_constants()
     if not skeleton.buffers.names:
@@ -193,13 +188,6 @@ def _run(
     # Weak references tell the caller of this function, whose return frees the modules, which of them are still held.
     sites = [(weakref.ref(modules[position]), name, index) for position, name, index in skeleton.buffer_sites]
     return output, _collect_buffers(skeleton, modules), sites
-
-
-def _forget_parametrized(modules: list[nn.Module]) -> None:
-    # Inside parametrize.cached(), torch keeps tensors by the id of their module, which the next call may get again.
-    ids = set(map(id, modules))
-    for entry in [entry for entry in parametrize._cache if entry[0] in ids]:
-        parametrize._cache.pop(entry, None)
 
 
 def _read_buffers(skeleton: Skeleton, buffers: Mapping[str, Any] | None) -> list[Any]:

@@ -37,17 +37,18 @@ def fit(
     """Train, and return the last state and what was recorded.
 
     An interrupt (Ctrl-C, a stopped notebook cell) ends the run early and returns the last whole state. Metrics stay on
-    their device until log time, which comes every `log_every` steps and about every second: only then does the host wait.
+    their device until log time, which comes every `log_every` steps and about every second: only then does the host
+    wait.
 
     Args:
         step: `(state, batch) -> (state, metrics)`.
         state: Where to begin, as `init_state` makes it; it stays as it is.
-        batches: Any iterable of batches, a `torch.utils.data.DataLoader` included. When it ends before `steps` and can be
-            iterated again, it is. Tensors are moved to the state's device.
+        batches: Any iterable of batches, a `torch.utils.data.DataLoader` included. When it ends before `steps` and can
+            be iterated again, it is. Tensors are moved to the state's device.
         steps: How many further steps to take; by default one pass over `batches`.
         evaluate: `state -> metrics`, a pure function; recorded as `"eval/..."`.
-        evaluate_every: Steps between evaluations; by default one evaluation a pass over `batches`. The last state is always
-            evaluated.
+        evaluate_every: Steps between evaluations; by default one evaluation a pass over `batches`. The last state is
+            always evaluated.
         stop: `history -> bool`, asked after every evaluation, or at log time when there is none; see `early_stopping`.
         observers: Functions called with `(state, metrics)` after every step.
         log_every: Most steps between two log times, at least 1.
@@ -70,7 +71,7 @@ def fit(
         >>> state = ft.init_state({"w": torch.zeros(1)}, optimizer)
         >>> state, history = ft.fit(step, state, [torch.ones(1)] * 10, steps=30)
         >>> history
-        History of 30 steps: loss 2.393e-06 (finished)
+        History of 30 steps: loss 2.395e-06 (finished)
     """
     for name, value, least in (("steps", steps, 0), ("evaluate_every", evaluate_every, 1), ("log_every", log_every, 1)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -93,7 +94,8 @@ def fit(
     if steps is not None and run.ended == "finished" and run.recorder.taken < steps:
         run.ended = "batches ran out"
         warnings.warn(
-            f"batches ran out after {run.recorder.taken} of {steps} steps: the iterable can be read only once. Pass a list, "
+            f"batches ran out after {run.recorder.taken} of {steps} steps: the iterable can be read only once. Pass a "
+            "list, "
             "a DataLoader, or an endless generator.",
             RuntimeWarning,
             stacklevel=2,
@@ -105,7 +107,7 @@ _END_OF_PASS = object()
 
 
 def _passes(batches: Iterable[Any], steps: int | None) -> Iterator[Any]:
-    """`steps` batches in pass after pass, or one pass; each pass is followed by a mark. Never reads a batch too many."""
+    """`steps` batches in pass after pass, or one pass, each followed by a mark; never reads a batch too many."""
     left = steps
     while left is None or left > 0:
         iterator = iter(batches)
@@ -184,7 +186,8 @@ class _Run:
         error.state = self.current[0]  # pyright: ignore[reportAttributeAccessIssue]
         error.history = self.recorder.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
         error.add_note(
-            f"fit had taken {self.recorder.taken} steps. The last whole state is error.state, the records error.history."
+            f"fit had taken {self.recorder.taken} steps. The last whole state is error.state, the records "
+            "error.history."
         )
 
 

@@ -89,8 +89,8 @@ class History(Mapping[str, Tensor]):
 class Recorder:
     """Collects metrics without waiting for the device; `flush` does the waiting.
 
-    Chunks on the host and metrics still pending are held in one attribute, so that an interrupt finds either all of a flush
-    or nothing of it.
+    Chunks on the host and metrics still pending are held in one attribute, so that an interrupt finds either all of a
+    flush or nothing of it.
     """
 
     def __init__(self, start: int) -> None:
@@ -123,7 +123,8 @@ class Recorder:
         for position, metrics in enumerate(pending):
             if metrics.keys() - {"step"} != names:
                 raise StructureError(
-                    f"the metrics of step {self.start + before + position + 1} are {sorted(metrics)}, those before were "
+                    f"the metrics of step {self.start + before + position + 1} are {sorted(metrics)}, those before "
+                    "were "
                     f"{sorted(names)}. A step must always measure the same; use nan where there is nothing to measure."
                 )
         first = self.start + before + 1

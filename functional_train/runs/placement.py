@@ -22,7 +22,9 @@ def place(batch: Any, device: torch.device | None) -> Any:
 
 def _is_there(batch: Any, device: torch.device) -> bool:
     return all(
-        leaf.device == device if isinstance(leaf, Tensor) else not isinstance(leaf, Mapping) or _is_there(dict(leaf), device)
+        leaf.device == device
+        if isinstance(leaf, Tensor)
+        else not isinstance(leaf, Mapping) or _is_there(dict(leaf), device)
         for leaf in tree.leaves(batch)
     )
 

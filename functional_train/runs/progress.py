@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 from tqdm import tqdm
@@ -17,7 +17,7 @@ class Progress:
         quiet = not (shown and (_is_notebook() or sys.stderr.isatty()))
         self._bar: tqdm[Any] = tqdm(total=total, disable=quiet, unit=" steps", dynamic_ncols=True, file=sys.stderr)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

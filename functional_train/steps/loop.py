@@ -71,11 +71,13 @@ def scan(step: StepFn, state: Any, batches: Iterable[Any]) -> tuple[Any, Any]:
         (6, {'sum': tensor([1, 3, 6])})
     """
     measured: list[Any] = []
-    for state, metrics in iterate(step, state, batches):
+    for batch in batches:
+        state, metrics = step(state, batch)
         measured.append(metrics)
     if not measured:
         raise BatchesError(
-            "scan was given no batches, so there are no metrics to stack. Use fold, or check the iterable: a generator can "
+            "scan was given no batches, so there are no metrics to stack. Use fold, or check the iterable: a generator "
+            "can "
             "be read only once."
         )
     return state, tree.stack(measured)

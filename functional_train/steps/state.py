@@ -17,8 +17,8 @@ from functional_train.values.types import Tree
 class TrainState:
     """Everything that a training step reads and makes anew.
 
-    A state remembers the version of each tensor in it from the moment it is made; a step finds a tensor that somebody wrote
-    to since, and names it.
+    A state remembers the version of each tensor in it from the moment it is made; a step finds a tensor that somebody
+    wrote to since, and names it.
 
     Args:
         step: () int64, batches consumed so far: the position in the data. Optimizers count updates themselves.
@@ -81,7 +81,8 @@ def check_untouched(state: TrainState) -> None:
         if version is not None and leaf._version != version:
             path = items(state)[position][0]
             raise OwnershipError(
-                f"{path!r} was written to after its TrainState was made: its version was {version} and is {leaf._version}. "
+                f"{path!r} was written to after its TrainState was made: its version was {version} and is "
+                f"{leaf._version}. "
                 "A state is a value; somebody changed it in place (an optimizer, an in-place operation, a module that "
                 "shares the tensor). Work on ft.tree.copy(state), or make the change with state.replace(...)."
             )

@@ -17,8 +17,9 @@ from functional_train.values.types import Aux, GradFn, StepFn, Tree
 def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
     """Make the pure function that trains on one batch.
 
-    The gradient function is passed `key=` exactly when the state owns a key, and `buffers=` exactly when it owns buffers. A
-    loss that is handed buffers returns `(loss, Aux(metrics, buffers))`; an aux that is a plain mapping is metrics.
+    The gradient function is passed `key=` exactly when the state owns a key, and `buffers=` exactly when it owns
+    buffers. A loss that is handed buffers returns `(loss, Aux(metrics, buffers))`; an aux that is a plain mapping is
+    metrics.
 
     Args:
         grad_fn: `(params, batch, **owned) -> (grads, loss)` or `-> (grads, (loss, aux))`; from `grad_and_value`.
@@ -90,13 +91,17 @@ def _parts(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str, Any], 
         metrics, new_buffers = aux or {}, None
     else:
         raise StructureError(
-            f"the loss returned a {type(aux).__name__} as aux; it must be a mapping of metrics, or ft.Aux(metrics, buffers)."
+            f"the loss returned a {type(aux).__name__} as aux; it must be a mapping of metrics, or ft.Aux(metrics, "
+            "buffers)."
         )
     if "loss" in metrics:
-        raise StructureError("aux has a metric called 'loss', which is the name of the loss itself. Call it something else.")
+        raise StructureError(
+            "aux has a metric called 'loss', which is the name of the loss itself. Call it something else."
+        )
     if buffers is not None and new_buffers is None:
         raise StructureError(
-            "the state owns buffers, but the loss returned none. Return (loss, ft.Aux(metrics, buffers=new_buffers)) and "
+            "the state owns buffers, but the loss returned none. Return (loss, ft.Aux(metrics, buffers=new_buffers)) "
+            "and "
             "pass has_aux=True to ft.grad_and_value."
         )
     if buffers is None and new_buffers is not None:

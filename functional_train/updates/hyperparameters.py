@@ -100,7 +100,8 @@ def _checked(name: str, value: Any, accept: Callable[[float], bool], rule: str, 
     if isinstance(value, Tensor):
         if value.ndim != 0:
             raise HyperparameterError(
-                f"{name} has shape {tuple(value.shape)}; a tensor hyperparameter is 0-d. For one value a member use vmap."
+                f"{name} has shape {tuple(value.shape)}; a tensor hyperparameter is 0-d. For one value a member use "
+                "vmap."
             )
     elif isinstance(value, bool) or not isinstance(value, int | float) or not accept(value):
         raise HyperparameterError(f"{name} {rule}, got {value!r}. {hint}".rstrip())

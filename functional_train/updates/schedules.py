@@ -128,7 +128,8 @@ def warmup_cosine(
     _check_num_steps("num_steps", num_steps)
     if num_warmup > num_steps:
         raise HyperparameterError(
-            f"num_warmup={num_warmup} is longer than num_steps={num_steps}, which counts the warmup too. Raise num_steps."
+            f"num_warmup={num_warmup} is longer than num_steps={num_steps}, which counts the warmup too. Raise "
+            "num_steps."
         )
 
     def schedule(step: Step) -> Tensor:

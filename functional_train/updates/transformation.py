@@ -36,7 +36,8 @@ class GradientTransformation(NamedTuple):
     Example:
         >>> import functional_train as ft, torch
         >>> negate = ft.GradientTransformation(
-        ...     init=lambda params: (), update=lambda grads, state, params, **extra: (ft.tree.scale(-1, grads), state))
+        ...     init=lambda params: (), update=lambda grads, state, params, **extra: (ft.tree.scale(-1, grads), state)
+        ... )
         >>> negate.update({"w": torch.ones(1)}, negate.init(None), None)
         ({'w': tensor([-1.])}, ())
     """
@@ -64,9 +65,9 @@ class ColumnsFn(Protocol):
 def columnwise(fn: ColumnsFn) -> TransformFn:
     """Make an update function of one that is written over columns of leaves.
 
-    Leaves whose gradient is `None` are in no column. `chain` and `make_update` hand columns from one such function to the
-    next, so that trees are taken apart and put together once a step. A column that is handed over has no other user:
-    `spend` it.
+    Leaves whose gradient is `None` are in no column. `chain` and `make_update` hand columns from one such function to
+    the next, so that trees are taken apart and put together once a step. A column that is handed over has no other
+    user: `spend` it.
     """
 
     def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
@@ -202,14 +203,15 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, tuple[Tree, ...]]:
         if not isinstance(state, tuple) or len(state) != len(transformations):
             raise StructureError(
-                f"a chain of {len(transformations)} transformations needs a tuple of {len(transformations)} states, got "
+                f"a chain of {len(transformations)} transformations needs a tuple of {len(transformations)} states, "
+                "got "
                 f"{f'a tuple of {len(state)}' if type(state) is tuple else type(state).__name__}. "
                 "The optimizer state was made by another optimizer: call optimizer.init(params)."
             )
         states: list[Tree] = []
         for transformation, own in zip(transformations, state, strict=True):
-            g, own, p = update_columns(transformation, g, own, p, extra)
-            states.append(own)
+            g, new, p = update_columns(transformation, g, own, p, extra)
+            states.append(new)
         return g, tuple(states)
 
     return GradientTransformation(init, columnwise(update))
@@ -233,7 +235,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     Example:
         >>> import functional_train as ft, torch
         >>> ft.apply_updates({"w": torch.ones(1), "n": torch.tensor(3)}, {"w": torch.ones(1), "n": None})
-        {'n': tensor(3), 'w': tensor([2.])}
+        {'w': tensor([2.]), 'n': tensor(3)}
     """
     p, u = tree.flat(params, updates)
     return tree.add(p, u).tree(absent=params)
@@ -249,8 +251,8 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
         `(grads, opt_state, params, **extra) -> (params, opt_state)`.
 
     Raises:
-        StructureError: when called: the gradients do not have the structure and shapes of the parameters (`None` may stand
-            for a leaf), or the state is another optimizer's.
+        StructureError: when called: the gradients do not have the structure and shapes of the parameters (`None` may
+            stand for a leaf), or the state is another optimizer's.
 
     Source: `optax.apply_updates` after `update`, as one arrow.
 
@@ -292,7 +294,8 @@ def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
             if gradient.shape != expected:
                 raise StructureError(
                     f"grads and params differ in shape at {path!r}: the gradient has {tuple(gradient.shape)}, the "
-                    f"parameter {tuple(expected)}. A gradient has the shape of its parameter; was it reduced or batched "
+                    f"parameter {tuple(expected)}. A gradient has the shape of its parameter; was it reduced or "
+                    "batched "
                     "on the way?"
                 )
     return p, g

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 # The ints are read as bytes in torch's own order, which is little-endian wherever torch is released.
 HOST_BLOCKS = 256 if sys.byteorder == "little" else 0
@@ -29,7 +30,7 @@ def is_plain(tensor: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and type(tensor) is Tensor
         and tensor.device.type == "cpu"
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
     )
 

@@ -1,15 +1,15 @@
 """What this library raises: one base class, one subclass for each kind of mistake.
 
-    FunctionalTrainError
-    +-- StructureError         trees, names or shapes that do not fit together
-    +-- PathError              a path that names no leaf, or more than one
-    +-- HyperparameterError    a number outside its range
-    +-- LossError              a loss that cannot be differentiated
-    +-- BatchesError           batches that ran out or never came
-    +-- ImmutableError         an attempt to write to a value
-    +-- OwnershipError         a leaf of a state changed behind its owner's back
-    +-- PurityError            hidden input, hidden output, or hidden randomness
-    +-- NonFiniteError         a loss that became infinite or not a number
+FunctionalTrainError
++-- StructureError         trees, names or shapes that do not fit together
++-- PathError              a path that names no leaf, or more than one
++-- HyperparameterError    a number outside its range
++-- LossError              a loss that cannot be differentiated
++-- BatchesError           batches that ran out or never came
++-- ImmutableError         an attempt to write to a value
++-- OwnershipError         a leaf of a state changed behind its owner's back
++-- PurityError            hidden input, hidden output, or hidden randomness
++-- NonFiniteError         a loss that became infinite or not a number
 """
 
 from typing import Any

@@ -62,7 +62,7 @@ class Params(Mapping[str, Any]):
 
     # Tensors have no single truth value, so two Params are equal only when they are one object.
     __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def _refuse(self, name: object) -> NoReturn:
         raise ImmutableError(

@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of a key: nothing is drawn that no key was spent on.
+"""Random numbers as pure functions of a key that somebody owns.
 
 A key is an int64 tensor of shape (2,) that holds two 32-bit words. It gives the same bits on every device, batched and
 compiled; so a key is used once, and `split` makes new ones. A draw encrypts the counters 0, 1, 2, ... with the key
@@ -310,9 +310,7 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
         raise StructureError(f"shape must be a tuple of sizes, got {_describe(shape)}. {fix}")
     for size in shape:
         if not isinstance(size, (int, torch.SymInt)) or isinstance(size, bool) or size < 0:
-            raise StructureError(
-                f"shape must hold ints of at least 0, got {tuple(shape)}. Write a tuple such as (2, 3)."
-            )
+            raise StructureError(f"shape must hold ints of at least 0, got {tuple(shape)}. Write one like (2, 3).")
     return tuple(shape)
 
 

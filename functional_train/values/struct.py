@@ -68,8 +68,10 @@ def struct(cls: type[T]) -> type[T]:
     after: Callable[[Any], None] | None = getattr(made, "__post_init__", None)
 
     def refuse(self: Any, name: str, *value: object) -> NoReturn:
+        del self, value
         raise ImmutableError(
-            f"{cls.__name__} is immutable: {name!r} cannot be written or removed. Make a new one: value.replace({name}=...)."
+            f"{cls.__name__} is immutable: {name!r} cannot be written or removed. Make a new one: "
+            f"value.replace({name}=...)."
         )
 
     def replace(self: Any, **changes: Any) -> Any:

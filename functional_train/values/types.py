@@ -19,25 +19,55 @@ Hyperparameter = float | Tensor | Schedule
 
 
 class LossFn(Protocol):
-    """`(params, batch, **owned) -> loss | (loss, aux)`: what is to be made small."""
+    """`(params, batch, **owned) -> loss | (loss, aux)`: what is to be made small.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> def loss_fn(params, batch):
+        ...     return (params["w"] - batch).square().mean()
+        >>> loss_fn({"w": torch.tensor(3.0)}, torch.tensor([1.0, 1.0]))
+        tensor(4.)
+    """
 
     def __call__(self, params: Tree, batch: Tree, /, **owned: Any) -> Any: ...
 
 
 class GradFn(Protocol):
-    """`(params, batch, **owned) -> (grads, loss | (loss, aux))`: the slope of a loss and its value."""
+    """`(params, batch, **owned) -> (grads, loss | (loss, aux))`: the slope of a loss and its value.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> grad_fn = ft.grad_and_value(lambda params, batch: (params - batch).square())
+        >>> grad_fn(torch.tensor(3.0), torch.tensor(1.0))
+        (tensor(4.), tensor(4.))
+    """
 
     def __call__(self, params: Tree, batch: Tree, /, **owned: Any) -> tuple[Tree, Any]: ...
 
 
 class UpdateFn(Protocol):
-    """`(grads, opt_state, params, **extra) -> (params, opt_state)`: new parameters from a slope."""
+    """`(grads, opt_state, params, **extra) -> (params, opt_state)`: new parameters from a slope.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> update_fn = ft.make_update(ft.sgd(0.5))
+        >>> update_fn(torch.tensor(4.0), ft.sgd(0.5).init(torch.tensor(3.0)), torch.tensor(3.0))
+        (tensor(1.), (EmptyState(),))
+    """
 
     def __call__(self, grads: Tree, opt_state: Tree, params: Tree, /, **extra: Any) -> tuple[Tree, Tree]: ...
 
 
 class StepFn(Protocol):
-    """`(state, batch) -> (state, metrics)`: one step of training."""
+    """`(state, batch) -> (state, metrics)`: one step of training.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> step = ft.make_step(ft.grad_and_value(lambda params, batch: (params - batch).square()), ft.sgd(0.5))
+        >>> state, metrics = step(ft.init_state(torch.tensor(3.0), ft.sgd(0.5)), torch.tensor(1.0))
+        >>> state.params
+        tensor(1.)
+    """
 
     def __call__(self, state: Any, batch: Tree, /) -> tuple[Any, Mapping[str, Any]]: ...
 

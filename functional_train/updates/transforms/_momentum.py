@@ -52,7 +52,8 @@ def add_momentum(
     Raises:
         HyperparameterError: a number is negative or not finite, or nesterov does not go with the others.
 
-    Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", equations 1 to 4.
+    Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", equations 1 to
+        4.
 
     Differs: from the paper, the learning rate is applied after the buffer, as in `torch.optim.SGD`.
 

@@ -1,8 +1,8 @@
 """Arithmetic over whole trees.
 
-Trees of one call have one structure. `None` absorbs: where a tree has `None`, the result has `None`. A scalar is a number,
-a 0-d tensor, or a column of 0-d tensors beside the others, and never changes a leaf's dtype. The first tree gives structure,
-shapes and dtypes. Columns (`Flat`) may take the place of trees.
+Trees of one call have one structure. `None` absorbs: where a tree has `None`, the result has `None`. A scalar is a
+number, a 0-d tensor, or a column of 0-d tensors beside the others, and never changes a leaf's dtype. The first tree
+gives structure, shapes and dtypes. Columns (`Flat`) may take the place of trees.
 """
 
 from typing import Any
@@ -223,14 +223,10 @@ def addcdiv(tree: Any, numerator: Any, denominator: Any, value: Scalar = 1) -> A
         >>> ft.tree.addcdiv(one, one, two, -1)
         {'w': tensor([0.5000, 0.5000])}
     """
-    return elementwise(
-        _addcdiv, lambda a, b, c, value: a + value * (b / c), (tree, numerator, denominator), (value,)
-    )
+    return elementwise(_addcdiv, lambda a, b, c, value: a + value * (b / c), (tree, numerator, denominator), (value,))
 
 
-def _addcdiv(
-    tree: list[Tensor], numerator: list[Tensor], denominator: list[Tensor], value: Any
-) -> tuple[Tensor, ...]:
+def _addcdiv(tree: list[Tensor], numerator: list[Tensor], denominator: list[Tensor], value: Any) -> tuple[Tensor, ...]:
     out = torch._foreach_div(numerator, denominator)
     torch._foreach_mul_(out, value)
     torch._foreach_add_(out, tree)

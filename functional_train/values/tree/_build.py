@@ -69,7 +69,7 @@ def to(tree: Any, target: torch.device | torch.dtype | str, *, non_blocking: boo
     Example:
         >>> import functional_train as ft, torch
         >>> ft.tree.to({"w": torch.ones(1), "n": torch.tensor(3)}, torch.float64)
-        {'n': tensor(3), 'w': tensor([1.], dtype=torch.float64)}
+        {'w': tensor([1.], dtype=torch.float64), 'n': tensor(3)}
     """
     if isinstance(target, torch.dtype):
         return map(lambda leaf: leaf.to(target) if is_floating(leaf) else leaf, tree)

@@ -28,8 +28,9 @@ def elementwise(
     """Compute leaf by leaf over trees, or over columns.
 
     `together(*columns, *scalars)` takes lists of tensors and may write to tensors that it made itself; `one(*leaves,
-    *scalars)` takes single leaves and may not; `into` is `together` written into the first column, used when that is spent.
-    A scalar that is a tensor is rounded to the dtype of each leaf, and leaves of 16 bits are then computed in float32.
+    *scalars)` takes single leaves and may not; `into` is `together` written into the first column, used when that is
+    spent. A scalar that is a tensor is rounded to the dtype of each leaf, and leaves of 16 bits are then computed in
+    float32.
     """
     if type(trees[0]) is not Flat:
         return elementwise(together, one, flat(*trees), scalars).tree()
@@ -59,7 +60,9 @@ def elementwise(
         if not plain or len(dtypes) > 1 or dtypes & _LOW_PRECISION:
             per_leaf = zip(*[n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers], strict=True)
             rows = zip(zip(*columns, strict=True), per_leaf, strict=True)
-            return Flat([_one_leaf(one, row, row_numbers) for row, row_numbers in rows], first.frame, plain, fresh=plain)
+            return Flat(
+                [_one_leaf(one, row, row_numbers) for row, row_numbers in rows], first.frame, plain, fresh=plain
+            )
         (dtype,) = dtypes
         numbers = [_as_dtype(number, dtype) for number in numbers]
     if not plain:

@@ -38,7 +38,7 @@ class Flat:
         >>> import functional_train as ft, torch
         >>> (column,) = ft.tree.flat({"w": torch.ones(2), "b": None})
         >>> ft.tree.scale(3, column).tree()
-        {'b': None, 'w': tensor([3., 3.])}
+        {'w': tensor([3., 3.]), 'b': None}
     """
 
     __slots__ = ("frame", "fresh", "leaves", "plain", "source", "spent")
@@ -129,7 +129,9 @@ class Flat:
         if self.frame.positions is None:
             return counts + 1
         here = set(self.frame.positions)
-        return counts + torch.tensor([position in here for position in range(self.frame.num_leaves)], device=counts.device)
+        return counts + torch.tensor(
+            [position in here for position in range(self.frame.num_leaves)], device=counts.device
+        )
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -141,9 +143,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def flat(*trees: Any) -> tuple[Flat, ...]:
     """Lay trees of one structure side by side, as columns of their leaves.
 
-    A row in which any tree has `None` is left out of every column. Leaves are plain when nothing watches them: no `vmap`
-    or other transform of torch.func, no tracer of Python, no graph that is to be differentiated. Plain leaves are computed
-    with `torch._foreach_*`, the others one by one.
+    A row in which any tree has `None` is left out of every column. Leaves are plain when nothing watches them: no
+    `vmap` or other transform of torch.func, no tracer of Python, no graph that is to be differentiated. Plain leaves
+    are computed with `torch._foreach_*`, the others one by one.
 
     Args:
         *trees: Trees of one structure; `None` may stand for a leaf.
@@ -198,7 +200,9 @@ def is_plain(columns: Sequence[Sequence[Any]]) -> bool:
     `vmap` has no batching rule for those, a graph that will be differentiated keeps what was computed, and a tracer of
     Python fuses single operations itself.
     """
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return False
     if torch.is_grad_enabled():
         for column in columns:

@@ -16,8 +16,9 @@ def fused_adam(
 ) -> tuple[Flat, tuple[Flat, ...]] | None:
     """Adam's direction and new moments in one pass over memory, or None where torch has no kernel for it.
 
-    `moments` are the mean, the mean square and, for amsgrad, its maximum; `step` has shape `(num_leaves,)` and counts this
-    update too. There is a kernel for plain, dense leaves of one dtype and device and for hyperparameters that are numbers.
+    `moments` are the mean, the mean square and, for amsgrad, its maximum; `step` has shape `(num_leaves,)` and counts
+    this update too. There is a kernel for plain, dense leaves of one dtype and device and for hyperparameters that are
+    numbers.
     """
     if not (_is_dense(grads, *moments) and all(isinstance(number, float | int) for number in (*betas, eps))):
         return None

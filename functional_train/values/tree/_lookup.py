@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from functional_train.values.errors import PathError, StructureError
-from functional_train.values.tree._structure import check_same_structure, children, flatten, items, unflatten, with_children
+from functional_train.values.tree._structure import (
+    check_same_structure,
+    children,
+    flatten,
+    items,
+    unflatten,
+    with_children,
+)
 
 Predicate = str | Sequence[str] | Callable[[str, Any], bool]
 
@@ -34,7 +41,7 @@ def partition(tree: Any, predicate: Predicate) -> tuple[Any, Any]:
     Example:
         >>> import functional_train as ft
         >>> ft.tree.partition({"layer.weight": 1, "layer.bias": 2}, "*.bias")
-        ({'layer.bias': 2, 'layer.weight': None}, {'layer.bias': None, 'layer.weight': 1})
+        ({'layer.weight': None, 'layer.bias': 2}, {'layer.weight': 1, 'layer.bias': None})
     """
     structure = flatten(tree)[1]
     taken = [(matches(predicate, path, leaf), leaf) for path, leaf in items(tree)]
@@ -121,8 +128,8 @@ def set(tree: Any, name: str, value: Any) -> Any:
     Args:
         tree: Any tree; it is not changed.
         name: A path, or any tail of one that is not ambiguous.
-        value: The new part, of the old one's structure. A number that takes the place of a tensor becomes a tensor of its
-            shape, dtype and device.
+        value: The new part, of the old one's structure. A number that takes the place of a tensor becomes a tensor of
+            its shape, dtype and device.
 
     Returns:
         The new tree; all other leaves are the same objects.

@@ -46,7 +46,7 @@ def flatten(tree: Any, *, none_is_leaf: bool = False) -> tuple[list[Any], PyTree
         none_is_leaf: Whether `None` counts as a leaf; by default it is an empty subtree.
 
     Returns:
-        The leaves in order, and the structure that `unflatten` takes. Mappings that only know sorted keys (`dict`) are
+        The leaves in order, and the structure that `unflatten` takes. The keys of a `dict` are
         visited in sorted order, `Params` in their own.
 
     Example:
@@ -55,7 +55,7 @@ def flatten(tree: Any, *, none_is_leaf: bool = False) -> tuple[list[Any], PyTree
         >>> leaves
         [1, 2]
         >>> ft.tree.unflatten(structure, [10, 20])
-        {'a': (10, None), 'b': 20}
+        {'b': 20, 'a': (10, None)}
     """
     return optree.tree_flatten(tree, none_is_leaf=none_is_leaf, namespace=NAMESPACE)
 
@@ -102,8 +102,8 @@ def leaves(tree: Any) -> list[Any]:
 def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Apply a function to every leaf, or to the leaves of several trees in step.
 
-    The first tree gives the structure. Another tree may have a whole subtree, or `None`, where the first has a leaf, and
-    `fn` is then given that: so map over `params` first when `grads` may hold `None`.
+    The first tree gives the structure. Another tree may have a whole subtree, or `None`, where the first has a leaf,
+    and `fn` is then given that: so map over `params` first when `grads` may hold `None`.
 
     Args:
         fn: `(leaf, *others) -> leaf`.
@@ -262,8 +262,8 @@ def check_prefix(tree: Any, other: Any) -> None:
 def as_known_mappings(tree: Any) -> Any:
     """Turn mappings that optree does not know into dicts, so that what they hold is seen.
 
-    A tokenizer's `BatchEncoding` or a model's `ModelOutput` is a mapping in its own class; as a leaf its tensors would be
-    invisible.
+    A tokenizer's `BatchEncoding` or a model's `ModelOutput` is a mapping in its own class; as a leaf its tensors would
+    be invisible.
     """
 
     def convert(leaf: Any) -> Any:

@@ -1,0 +1,513 @@
+"""Random numbers are functions of a key: known answers, the same numbers on every path, and the right distributions."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from functional_train.values import _threefry, random
+from functional_train.values.errors import HyperparameterError, StructureError
+
+# Random123 1.14.0, tests/kat_vectors, threefry2x32 with 20 rounds: counter, key, block.
+KNOWN_ANSWERS = [
+    ((0x00000000, 0x00000000), (0x00000000, 0x00000000), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), (0xC4923A9C, 0x483DF7A0)),
+]
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+# A fixed key either passes or does not: the level says how surprised to be by a failure, not how often to expect one.
+LEVEL = 1e-6
+
+
+def drawn_as(fn: Callable[..., Tensor], dtype: torch.dtype, key: Tensor, n: int) -> Tensor:
+    return fn(key, (n,), dtype=dtype)
+
+
+# Sizes on both sides of the border between ints and lanes, and odd ones, which use half of their last block.
+SIZES = (0, 1, 7, 600)
+DRAWS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "bits": lambda key, n: random.bits(key, (n,)),
+    "split": lambda key, n: random.split(key, n + 1),
+    "fold_in int": lambda key, n: random.fold_in(key, 2**40 + n),
+    "fold_in tensor": lambda key, n: random.fold_in(key, torch.tensor(2**40 + n)),
+    "permutation": random.permutation,
+    "permutation tensor": lambda key, n: random.permutation(key, torch.arange(2.0 * n).view(2, n), 1),
+    "uniform bounds": lambda key, n: random.uniform(key, (n,), low=-2.0, high=3.0),
+    "normal moments": lambda key, n: random.normal(key, (n,), mean=-1.0, std=2.0),
+    **{f"uniform {dtype}": partial(drawn_as, random.uniform, dtype) for dtype in DTYPES},
+    **{f"normal {dtype}": partial(drawn_as, random.normal, dtype) for dtype in DTYPES},
+}
+each_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+
+
+def keys() -> st.SearchStrategy[Tensor]:
+    return st.integers(0, 2**64 - 1).map(random.key)
+
+
+def on_lanes(fn: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Call `fn` with the path on Python ints shut."""
+    with mock.patch.object(_threefry, "is_plain", return_value=False):
+        return fn(*args)
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def assert_near_or_same(name: str, actual: Tensor, expected: Tensor) -> None:
+    """Bit for bit, but for `normal`: a compiler may take the logarithm and the sine from another library."""
+    if name.startswith("normal"):
+        torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-6)
+    else:
+        assert_same(actual, expected)
+
+
+@pytest.mark.parametrize(("counter", "key", "block"), KNOWN_ANSWERS)
+def test_both_ciphers_give_the_known_answers(
+    counter: tuple[int, int], key: tuple[int, int], block: tuple[int, int]
+) -> None:
+    """The cipher on ints and the cipher on lanes give the blocks that Random123 publishes."""
+    assert _threefry.encrypt_ints(key, *counter) == block
+    lanes = torch.tensor(counter).to(torch.int32).view(2, 1)
+    first, second = _threefry.encrypt_lanes(torch.tensor(key), lanes[0], lanes[1])
+    assert (first.item() & 0xFFFFFFFF, second.item() & 0xFFFFFFFF) == block
+
+
+@given(keys(), st.integers(0, _threefry.HOST_BLOCKS), st.sampled_from([0, 0x80000000]))
+def test_the_two_ciphers_agree(key: Tensor, count: int, domain: int) -> None:
+    """For any key and any number of blocks, packed ints and int32 lanes give the same words."""
+    assert_same(_threefry.words(key, count, domain), on_lanes(_threefry.words, key, count, domain))
+
+
+@given(keys(), st.integers(0, 2**62 - 1))
+def test_the_two_ciphers_agree_at_any_counter(key: Tensor, index: int) -> None:
+    """For any key and any 62-bit counter, given as an int or as a tensor, ints and lanes give the same block."""
+    expected = torch.tensor(_threefry.encrypt_ints(key.tolist(), 0xC0000000 | index >> 32, index & 0xFFFFFFFF))
+    for data in (index, torch.tensor(index)):
+        assert_same(random.fold_in(key, data), expected)
+        assert_same(on_lanes(random.fold_in, key, data), expected)
+
+
+def test_counters_carry_into_the_high_word() -> None:
+    """Block 2**32 and those around it use both words of the counter, so a huge draw never repeats."""
+    key, indices = random.key(5), [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**33 + 1]
+    first, second = _threefry.encrypt_lanes(key, *_threefry.halves(torch.tensor(indices)))
+    actual = [(a & 0xFFFFFFFF, b & 0xFFFFFFFF) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    assert actual == [_threefry.encrypt_ints(key.tolist(), index >> 32, index & 0xFFFFFFFF) for index in indices]
+
+
+def test_a_draw_may_be_larger_than_a_word_counts() -> None:
+    """More than 2**32 blocks are drawn like few; on the meta device nobody has to hold them."""
+    assert random.bits(random.key(0, device="meta"), (2**34 + 1,)).shape == (2**34 + 1,)
+    assert random.uniform(random.key(0, device="meta"), (2**17, 2**17), dtype=torch.float64).shape == (2**17, 2**17)
+
+
+def test_values_are_read_only_where_nothing_is_in_the_way() -> None:
+    """A plain CPU tensor may be read; one that is batched, differentiated, traced, watched or elsewhere may not."""
+    seen: list[bool] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        seen.append(_threefry.is_plain(tensor))
+        return tensor * 1.0
+
+    class Subclass(Tensor):
+        pass
+
+    tensor = torch.ones(2)
+    note(tensor)
+    assert seen == [True]
+    seen.clear()
+    torch.func.vmap(note)(tensor)
+    torch.func.vmap(lambda _: note(tensor))(tensor)
+    torch.func.grad(lambda x: note(x).sum())(tensor)
+    torch.func.functionalize(note)(tensor)
+    make_fx(note, tracing_mode="real")(tensor)
+    make_fx(note, tracing_mode="fake")(tensor)
+    note(tensor.as_subclass(Subclass))
+    note(tensor.to("meta"))
+    with TorchDispatchMode():
+        seen.append(_threefry.is_plain(tensor))
+    assert seen == [False] * 9
+
+
+@each_draw
+@given(key=keys(), n=st.integers(0, 40))
+def test_ints_and_lanes_draw_the_same(draw: Callable[[Tensor, int], Tensor], key: Tensor, n: int) -> None:
+    """Whatever is drawn, it is the same bit for bit whether Python ints or lanes encrypted the counters."""
+    assert_same(on_lanes(draw, key, n), draw(key, n))
+
+
+@each_draw
+def test_vmap_over_keys_is_a_loop(draw: Callable[[Tensor, int], Tensor]) -> None:
+    """Mapping over keys equals the Python loop over them, bit for bit, also when mapped twice."""
+    many = random.split(random.key(1), 6)
+    for n in SIZES:
+        expected = torch.stack([draw(key, n) for key in many])
+        assert_same(torch.func.vmap(partial(draw, n=n))(many), expected)
+        twice = torch.func.vmap(torch.func.vmap(partial(draw, n=n)))(many.view(2, 3, 2))
+        assert_same(twice.flatten(0, 1), expected)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_trace_draws_the_same_and_bakes_no_key_in(name: str) -> None:
+    """A graph traced with one key draws what the plain function draws, with any key."""
+    for n in SIZES:
+        graph = make_fx(partial(DRAWS[name], n=n), tracing_mode="fake")(random.key(1))
+        for key in random.split(random.key(2)):
+            assert_near_or_same(name, graph(key), DRAWS[name](key, n))
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_compiled_draw_is_the_same_in_one_graph(name: str) -> None:
+    """`torch.compile` takes every draw whole, and it draws the same with any key."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda key: DRAWS[name](key, 7), fullgraph=True, backend="aot_eager")
+    for key in random.split(random.key(3)):
+        assert_near_or_same(name, compiled(key), DRAWS[name](key, 7))
+
+
+@pytest.mark.slow
+def test_inductor_draws_the_same() -> None:
+    """Inductor's kernels give the same integers and uniforms bit for bit, and normals to the last digits."""
+    torch._dynamo.reset()
+
+    def draws(key: Tensor) -> dict[str, Tensor]:
+        return {name: draw(key, 700) for name, draw in DRAWS.items()}
+
+    compiled = torch.compile(draws, fullgraph=True)
+    for key in random.split(random.key(3)):
+        expected = draws(key)
+        for name, actual in compiled(key).items():
+            if name == "uniform bounds":
+                torch.testing.assert_close(actual, expected[name], rtol=2e-6, atol=2e-6)
+            elif name in {"normal torch.float16", "normal torch.bfloat16"}:
+                torch.testing.assert_close(actual, expected[name])  # a last digit of float32 may decide the rounding
+            else:
+                assert_near_or_same(name, actual, expected[name])
+
+
+def test_shapes_may_be_symbols() -> None:
+    """One graph with symbolic sizes draws for any size, few blocks or many."""
+
+    def draws(key: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return random.bits(key, x.shape), random.uniform(key, x.shape), random.permutation(key, x)
+
+    key = random.key(4)
+    graph = make_fx(draws, tracing_mode="symbolic")(key, torch.ones(5, 3))
+    for sizes in ((6, 4), (301, 11)):
+        x = torch.arange(math.prod(sizes)).view(sizes)
+        for actual, expected in zip(graph(key, x), draws(key, x), strict=True):
+            assert_same(actual, expected)
+
+
+@each_draw
+def test_drawing_is_pure(draw: Callable[[Tensor, int], Tensor]) -> None:
+    """A draw repeats itself, writes to no key, moves no global generator, and lives where its key does."""
+    key, state = random.key(6), torch.get_rng_state()
+    first = draw(key, 9)
+    with torch.device("meta"):
+        elsewhere = draw(key, 9) if draw is not DRAWS["permutation tensor"] else first
+    assert_same(elsewhere, first)
+    assert_same(draw(key, 9), first)
+    assert key._version == 0
+    assert_same(key, torch.tensor([0, 6]))
+    assert_same(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWS if name.startswith(("bits", "uniform", "normal", "split"))])
+@given(key=keys(), n=st.integers(0, 20), more=st.integers(0, 20))
+def test_a_draw_begins_with_the_smaller_ones(name: str, key: Tensor, n: int, more: int) -> None:
+    """Drawing more leaves the first numbers as they were."""
+    small = DRAWS[name](key, n)
+    assert_same(DRAWS[name](key, n + more)[: len(small)], small)
+    assert_same(DRAWS[name](key, n + 1000)[: len(small)], small)
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_key_holds_its_seed(seed: int) -> None:
+    """The two words of a key are the seed, so different seeds give different keys."""
+    high, low = random.key(seed).tolist()
+    assert high << 32 | low == seed
+
+
+@given(keys())
+def test_split_unpacks(key: Tensor) -> None:
+    """`split` unpacks into keys that are valid, new and different."""
+    key_left, key_right = random.split(key)
+    assert len({tuple(other.tolist()) for other in (key, key_left, key_right)}) == 3
+    assert key_left.dtype == torch.int64
+    assert random.split(key_left).shape == (2, 2)
+
+
+@given(keys(), st.integers(-(2**63), 2**63 - 1))
+def test_fold_in_takes_tensors_modulo_two_to_the_62(key: Tensor, data: int) -> None:
+    """An integer tensor is folded in like the int it stands for, modulo 2**62, whatever its dtype and the transform."""
+    expected = random.fold_in(key, data % 2**62)
+    assert_same(random.fold_in(key, torch.tensor(data)), expected)
+    assert_same(torch.func.vmap(lambda index: random.fold_in(key, index))(torch.tensor([data]))[0], expected)
+    small = torch.tensor(data).to(torch.int8)
+    assert_same(random.fold_in(key, small), random.fold_in(key, int(small) % 2**62))
+
+
+@given(keys())
+def test_draws_splits_and_folds_never_meet(key: Tensor) -> None:
+    """The blocks that one key gives to draws, to `split` and to `fold_in` are all different, as are their counters."""
+    blocks = [*random.bits(key, (400,)).view(-1, 2).tolist(), *random.split(key, 200).tolist()]
+    folded = torch.func.vmap(lambda data: random.fold_in(key, data))(torch.arange(200))
+    blocks += folded.tolist()
+    assert len({tuple(block) for block in blocks}) == 600
+
+
+def test_children_do_not_depend_on_the_order_of_use() -> None:
+    """The children of different keys, and the grandchildren through different children, are all different."""
+    grown = random.split(random.key(0), 32)
+    for _ in range(2):
+        grown = torch.func.vmap(lambda key: random.split(key, 32))(grown).view(-1, 2)
+    assert len(torch.unique(grown[:, 0] << 31 ^ grown[:, 1])) == 32**3
+
+
+def test_split_keys_collide_like_random_numbers() -> None:
+    """Among 2**20 split keys none repeats, and their first words share as many birthdays as chance has it."""
+    first, second = random.split(random.key(8), 2**20).unbind(-1)
+    assert len(torch.unique(first << 31 ^ second)) == 2**20
+    for word in (first, second):
+        # Pairs among 2**20 people with 2**32 birthdays: close to Poisson with mean 2**40 / 2 / 2**32 = 128.
+        shared = 2**20 - len(torch.unique(word))
+        assert LEVEL < stats.poisson.cdf(shared, 128) < 1 - LEVEL
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 + 5])
+def test_every_byte_of_the_bits_is_uniform(seed: int) -> None:
+    """Each of the four bytes takes its 256 values equally often, and neighbors are independent (chi-square)."""
+    drawn = random.bits(random.key(seed), (200_000,))
+    assert drawn.dtype == torch.int64
+    assert (drawn >= 0).all()
+    assert (drawn < 2**32).all()
+    for shift in (0, 8, 16, 24):
+        counts = torch.bincount(drawn >> shift & 0xFF, minlength=256)
+        assert LEVEL < stats.chisquare(counts).pvalue < 1 - LEVEL
+    nibbles = drawn >> 28
+    pairs = torch.bincount(nibbles[:-1] * 16 + nibbles[1:], minlength=256)
+    assert stats.chisquare(pairs).pvalue > LEVEL
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_uniform_lies_on_the_grid_of_its_dtype(dtype: torch.dtype) -> None:
+    """Every uniform is a multiple of 2**-digits in [0, 1), and all multiples of 2**-8 are equally likely."""
+    drawn = random.uniform(random.key(11), (100_000,), dtype=dtype)
+    assert drawn.dtype == dtype
+    grid = drawn.double() * 2.0 ** DIGITS[dtype]
+    assert_same(grid, grid.floor())
+    assert grid.min() >= 0
+    assert grid.max() < 2.0 ** DIGITS[dtype]
+    assert (grid % 2 == 1).any()
+    counts = torch.bincount((drawn.double() * 256).long(), minlength=256)
+    assert LEVEL < stats.chisquare(counts).pvalue < 1 - LEVEL
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_uniform_and_normal_follow_their_laws(dtype: torch.dtype) -> None:
+    """Uniforms and normals pass a Kolmogorov-Smirnov test, and the two halves of Box and Muller are unrelated."""
+    key_uniform, key_normal = random.split(random.key(12))
+    drawn = random.uniform(key_uniform, (200_000,), low=-1.0, high=3.0, dtype=dtype).numpy()
+    assert stats.kstest(drawn, stats.uniform(-1.0, 4.0).cdf).pvalue > LEVEL
+    pairs = random.normal(key_normal, (100_000, 2), mean=1.0, std=2.0, dtype=dtype).numpy()
+    assert stats.kstest(pairs.reshape(-1), stats.norm(1.0, 2.0).cdf).pvalue > LEVEL
+    assert stats.pearsonr(*pairs.T).pvalue > LEVEL
+    assert stats.pearsonr(*(pairs - 1.0).T ** 2).pvalue > LEVEL
+
+
+@pytest.mark.parametrize("dtype", DTYPES[2:])
+def test_short_dtypes_round_the_normals_of_float32(dtype: torch.dtype) -> None:
+    """float16 and bfloat16 normals are those of float32, rounded."""
+    key = random.key(13)
+    assert_same(random.normal(key, (999,), dtype=dtype), random.normal(key, (999,), dtype=torch.float32).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_words_give_finite_draws(dtype: torch.dtype) -> None:
+    """Words of all zeros and all ones give uniforms below `high` and finite normals that reach far into the tail."""
+    key = random.key(0)
+    for word, expected in ((0, 0.0), (2**32 - 1, 1 - 2.0 ** -DIGITS[dtype])):
+        with mock.patch.object(_threefry, "words", lambda _, count, word=word: torch.full((count, 2), word)):
+            assert random.uniform(key, (), dtype=dtype).item() == expected
+            assert random.normal(key, (2,), dtype=dtype).isfinite().all()
+    ends = torch.tensor([[0, 0], [2**32 - 1, 2**32 - 1]])
+    tail = {torch.float64: 2 * 53, torch.float32: 2 * 32}
+    for radius in (0, 1):
+        words = ends[[radius, 0]] if dtype == torch.float64 else torch.stack((ends[radius, 0], ends[0, 0])).view(1, 2)
+        with mock.patch.object(_threefry, "words", return_value=words):
+            reached = random.normal(key, (2,), dtype=dtype)[0].item()
+        far = math.sqrt(tail.get(dtype, 64) * math.log(2))
+        assert reached == pytest.approx(far if (radius == 1) == (dtype == torch.float64) else 0.0, rel=1e-2, abs=1e-7)
+
+
+@given(
+    st.sampled_from(DTYPES),
+    st.floats(-1e4, 1e4),
+    st.floats(1e-3, 1e4),
+    st.sampled_from([0, 2**31, 2**32 - 1]),
+    st.data(),
+)
+def test_uniform_never_reaches_its_upper_bound(
+    dtype: torch.dtype, low: float, width: float, word: int, data: st.DataObject
+) -> None:
+    """Whatever the bounds, as numbers or tensors, and the word, the draw is in [low, high) as the dtype sees them."""
+    low_in, high_in = torch.tensor([low, low + width], dtype=dtype)
+    if not low_in < high_in or not (high_in - low_in).isfinite():
+        return
+    bounds = (low_in, high_in) if data.draw(st.booleans()) else (low_in.item(), high_in.item())
+    with mock.patch.object(_threefry, "words", lambda _, count: torch.full((count, 2), word)):
+        drawn = random.uniform(random.key(0), (3,), low=bounds[0], high=bounds[1], dtype=dtype)
+    assert (low_in <= drawn).all()
+    assert (drawn < high_in).all()
+
+
+def test_uniform_is_uniform_where_there_are_few_floats() -> None:
+    """Between two bounds three floats apart, rounding gives each of the three the same share."""
+    step = torch.finfo(torch.float32).eps
+    drawn = random.uniform(random.key(14), (30_000,), low=1.0, high=1.0 + 3 * step, dtype=torch.float32)
+    counts = torch.bincount(((drawn - 1.0) / step).round().long())
+    assert counts.shape == (3,)
+    assert stats.chisquare(counts).pvalue > LEVEL
+
+
+def test_nan_bounds_are_not_hidden() -> None:
+    """A bound that is not a number, in a tensor, gives draws that are none."""
+    key, nan = random.key(0), torch.tensor(math.nan)
+    assert random.uniform(key, (4,), low=nan).isnan().all()
+    assert random.uniform(key, (4,), high=nan).isnan().all()
+    assert random.normal(key, (4,), std=nan).isnan().all()
+
+
+def test_draws_follow_the_default_dtype() -> None:
+    """Without a dtype, floats come in torch's default dtype."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert random.uniform(random.key(0)).dtype == torch.float64
+        assert random.normal(random.key(0)).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert random.normal(random.key(0)).dtype == before
+
+
+def test_normal_is_differentiable_in_mean_and_std() -> None:
+    """A normal is mean + std times a draw of the standard one: the gradients are 1 and that draw."""
+    key, standard = random.key(15), random.normal(random.key(15), (3, 2))
+    weight = torch.arange(6.0).view(3, 2)
+
+    def loss(mean: Tensor, std: Tensor) -> Tensor:
+        return (weight * random.normal(key, (3, 2), mean=mean, std=std)).sum()
+
+    mean_grad, std_grad = torch.func.grad(loss, argnums=(0, 1))(torch.zeros(2), torch.ones(3, 1))
+    torch.testing.assert_close(mean_grad, weight.sum(0))
+    torch.testing.assert_close(std_grad, (weight * standard).sum(1, keepdim=True))
+
+
+def test_uniform_is_differentiable_in_its_bounds() -> None:
+    """A uniform is low + (high - low) u: the gradients are 1 - u and u, also through autograd and under vmap."""
+    key, unit = random.key(16), random.uniform(random.key(16), (5,))
+
+    def draw(low: Tensor, high: Tensor) -> Tensor:
+        return random.uniform(key, (5,), low=low, high=high).sum()
+
+    low, high = torch.tensor(-1.0), torch.tensor(2.0)
+    expected = ((1 - unit).sum(), unit.sum())
+    torch.testing.assert_close(torch.func.grad(draw, argnums=(0, 1))(low, high), expected)
+    leaves = low.requires_grad_(), high.requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(draw(*leaves), leaves), expected)
+    batched = torch.func.vmap(torch.func.grad(draw, argnums=1), in_dims=(0, None))(torch.zeros(2), torch.tensor(1.0))
+    torch.testing.assert_close(batched, unit.sum().expand(2))
+
+
+@given(keys(), st.integers(0, 700))
+def test_a_permutation_holds_every_number_once(key: Tensor, n: int) -> None:
+    """Sorting a permutation of n gives the numbers below n."""
+    order = random.permutation(key, n)
+    assert order.dtype == torch.int64
+    assert_same(order.sort().values, torch.arange(n))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_all_permutations_are_equally_likely(n: int) -> None:
+    """Over many keys each of the n! orders comes equally often (chi-square)."""
+    many = random.split(random.key(17), 24_000)
+    orders = torch.func.vmap(lambda key: random.permutation(key, n))(many)
+    codes = (orders * n ** torch.arange(n)).sum(1)
+    counts = torch.unique(codes, return_counts=True)[1]
+    assert len(counts) == math.factorial(n)
+    assert LEVEL < stats.chisquare(counts).pvalue < 1 - LEVEL
+
+
+@given(keys(), st.lists(st.integers(0, 4), min_size=1, max_size=3), st.data())
+def test_a_tensor_is_permuted_along_one_dimension(key: Tensor, sizes: list[int], data: st.DataObject) -> None:
+    """A tensor is indexed by the permutation of its size along `dim`; its slices stay whole."""
+    dim = data.draw(st.integers(-len(sizes), len(sizes) - 1))
+    x = torch.arange(math.prod(sizes)).view(sizes)
+    assert_same(random.permutation(key, x, dim), x.index_select(dim, random.permutation(key, sizes[dim])))
+
+
+def test_a_permuted_tensor_is_differentiable() -> None:
+    """The gradient of a permuted tensor is the gradient, permuted back."""
+    key, weight = random.key(18), torch.arange(5.0)
+    grads = torch.func.grad(lambda x: (weight * random.permutation(key, x)).sum())(torch.zeros(5))
+    assert_same(grads[random.permutation(key, 5)], weight)
+
+
+KEY = random.key(0)
+BAD_CALLS: list[tuple[Callable[[], Tensor], type[Exception], str]] = [
+    (lambda: random.key(1.5), StructureError, r"seed must be an int, got 1.5 \(float\). Use random.key\(0\)"),
+    (lambda: random.key(True), StructureError, r"seed must be an int, got True"),
+    (lambda: random.key(-1), HyperparameterError, r"seed must be in \[0, 2\*\*64\), got -1. Use seed % 2\*\*64"),
+    (lambda: random.key(2**64), HyperparameterError, r"seed must be in \[0, 2\*\*64\)"),
+    (lambda: random.split(3), StructureError, r"got 3 \(int\). Make one with random.key\(3\)"),
+    (lambda: random.bits(None), StructureError, r"got None \(NoneType\). Make one with random.key\(seed\)"),
+    (lambda: random.normal(torch.zeros(2)), StructureError, r"a torch.float32 tensor of shape \(2,\). Make one with"),
+    (lambda: random.fold_in(torch.tensor(3), 1), StructureError, r"of shape \(\). Make one with random.key\(seed\)"),
+    (lambda: random.uniform(random.split(KEY, 3)), StructureError, r"shape \(3, 2\). These are many keys: .* vmap"),
+    (lambda: random.permutation(KEY.int(), 3), StructureError, r"key must be an int64 tensor"),
+    (lambda: random.split(KEY, 2.0), StructureError, r"num must be an int, got 2.0 \(float\)"),
+    (lambda: random.split(KEY, 0), HyperparameterError, r"num must be at least 1, got 0"),
+    (lambda: random.fold_in(KEY, "layer1"), StructureError, r"data must be an int, got 'layer1' \(str\)"),
+    (lambda: random.fold_in(KEY, torch.ones(())), StructureError, r"data must be .* got a torch.float32 tensor"),
+    (lambda: random.fold_in(KEY, torch.arange(3)), StructureError, r"shape \(3,\). Use torch.func.vmap to fold"),
+    (lambda: random.fold_in(KEY, -1), HyperparameterError, r"data must be in \[0, 2\*\*62\), got -1"),
+    (lambda: random.fold_in(KEY, 2**62), HyperparameterError, r"Use data % 2\*\*62"),
+    (lambda: random.bits(KEY, 3), StructureError, r"shape must be a tuple of sizes, got 3 \(int\). Write \(3,\)"),
+    (lambda: random.bits(KEY, "3"), StructureError, r"got '3' \(str\). Write a tuple"),
+    (lambda: random.bits(KEY, (2, -1)), StructureError, r"ints of at least 0, got \(2, -1\)"),
+    (lambda: random.normal(KEY, (2.0,)), StructureError, r"ints of at least 0, got \(2.0,\)"),
+    (lambda: random.uniform(KEY, dtype=torch.int64), StructureError, r"got torch.int64. For whole numbers use random"),
+    (lambda: random.normal(KEY, dtype=torch.complex64), StructureError, r"dtype must be one of torch.float64, "),
+    (lambda: random.uniform(KEY, low=1.0), HyperparameterError, r"high must be above low, .* low=1.0 and high=1.0"),
+    (lambda: random.uniform(KEY, low=2.0**24, high=2.0**24 + 1), HyperparameterError, r"that torch.float32 can hold"),
+    (lambda: random.uniform(KEY, low=-3e38, high=3e38), HyperparameterError, r"high must be above low"),
+    (lambda: random.uniform(KEY, high=math.inf), HyperparameterError, r"high must be finite, got inf"),
+    (lambda: random.uniform(KEY, high="1"), StructureError, r"high must be a number or a tensor, got '1' \(str\)"),
+    (lambda: random.uniform(KEY, low=torch.zeros(3)), StructureError, r"broadcast to shape \(\), .* Pass the shape"),
+    (lambda: random.normal(KEY, (2,), mean=torch.zeros(3)), StructureError, r"mean must be real and broadcast"),
+    (lambda: random.normal(KEY, mean=math.nan), HyperparameterError, r"mean must be finite, got nan"),
+    (lambda: random.normal(KEY, std=-1.0), HyperparameterError, r"std must be at least 0, got -1.0"),
+    (lambda: random.permutation(KEY, -1), HyperparameterError, r"n_or_tensor must be at least 0, got -1"),
+    (lambda: random.permutation(KEY, 2.0), StructureError, r"n_or_tensor must be an int, got 2.0 \(float\)"),
+    (lambda: random.permutation(KEY, torch.tensor(3)), StructureError, r"got a tensor of shape \(\). Use random.perm"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=[message for *_, message in BAD_CALLS])
+def test_mistakes_are_explained(call: Callable[[], Tensor], error: type[Exception], message: str) -> None:
+    """A bad argument raises an error that names it, the value got, the rule and the fix."""
+    with pytest.raises(error, match=message):
+        call()
