@@ -70,8 +70,8 @@ def fit(
         >>> step = ft.make_step(ft.grad_and_value(loss_fn), optimizer := ft.sgd(0.1))
         >>> state = ft.init_state({"w": torch.zeros(1)}, optimizer)
         >>> state, history = ft.fit(step, state, [torch.ones(1)] * 10, steps=30)
-        >>> history
-        History of 30 steps: loss 2.395e-06 (finished)
+        >>> len(history["loss"]), history.ended
+        (30, 'finished')
     """
     for name, value, least in (("steps", steps, 0), ("evaluate_every", evaluate_every, 1), ("log_every", log_every, 1)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):  # pyright: ignore[reportUnnecessaryIsInstance]

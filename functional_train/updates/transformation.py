@@ -238,7 +238,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
         {'w': tensor([2.]), 'n': tensor(3)}
     """
     p, u = tree.flat(params, updates)
-    return tree.add(p, u).tree(absent=params)
+    return _added(p, u).tree(absent=params)
 
 
 def make_update(optimizer: GradientTransformation) -> UpdateFn:
@@ -273,11 +273,23 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
             _check_state(optimizer, opt_state, params)
             raise
         assert p is not None
-        # Addition commutes, so the sum may take the place of fresh updates.
-        fits = all(x.dtype == y.dtype and x.shape == y.shape for x, y in zip(u.leaves, p.leaves, strict=True))
-        return (tree.add(u.spend(), p) if fits else tree.add(p, u)).tree(absent=params), new_state
+        return _added(p, u).tree(absent=params), new_state
 
     return update_fn
+
+
+def _added(p: Flat, u: Flat) -> Flat:
+    same_dtypes = True
+    for position, (x, y) in enumerate(zip(p.leaves, u.leaves, strict=True)):
+        same_dtypes = same_dtypes and x.dtype == y.dtype
+        if x.shape != y.shape:
+            path = tree.paths(u.tree())[position]
+            raise StructureError(
+                f"the updates have shape {tuple(y.shape)} at {path!r}, the parameter {tuple(x.shape)}. "
+                "A transformation must keep the shapes of the gradients."
+            )
+    # Addition commutes, so the sum may take the place of fresh updates.
+    return tree.add(u.spend(), p) if same_dtypes else tree.add(p, u)
 
 
 def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:

@@ -160,7 +160,8 @@ def uniform(
     Raises:
         StructureError: `key` is not a key, `shape` is not a sequence of sizes, `dtype` is not a float dtype, or a bound
             does not fit `shape`.
-        HyperparameterError: `low` and `high` are numbers with nothing of `dtype` between them.
+        HyperparameterError: `low` and `high` are numbers between which `dtype` has no room: `high` is not above `low`,
+            or both are almost the same, or infinitely far apart.
 
     Example:
         >>> import functional_train as ft
@@ -326,8 +327,8 @@ def _check_interval(low: float, high: float, dtype: torch.dtype) -> None:
     limits = torch.finfo(dtype)
     if not limits.eps * max(abs(low), abs(high)) <= high - low <= limits.max or low == high:
         raise HyperparameterError(
-            f"high must be above low, by a difference that {dtype} can hold, got low={low} and high={high}. "
-            "The defaults are 0.0 and 1.0."
+            f"high - low must be in [{limits.eps:.3} times the larger bound, {limits.max:.3}] for {dtype} and not 0, "
+            f"got low={low} and high={high}. The defaults are 0.0 and 1.0."
         )
 
 

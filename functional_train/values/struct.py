@@ -1,7 +1,6 @@
 """`struct`: frozen dataclasses that are pytrees."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
 from functional_train.values.errors import ImmutableError
@@ -65,7 +64,6 @@ def struct(cls: type[T]) -> type[T]:
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(made)  # pyright: ignore[reportArgumentType]
     dynamic = tuple(field.name for field in fields if not field.metadata.get(_STATIC))
     static = tuple(field.name for field in fields if field.metadata.get(_STATIC))
-    after: Callable[[Any], None] | None = getattr(made, "__post_init__", None)
 
     def refuse(self: Any, name: str, *value: object) -> NoReturn:
         del self, value
@@ -85,20 +83,27 @@ def struct(cls: type[T]) -> type[T]:
         )
 
     def unflatten(metadata: tuple[Any, ...], children: Any) -> Any:
-        value = object.__new__(made)
-        set_field = object.__setattr__
-        for name, child in zip(dynamic, children, strict=True):
-            set_field(value, name, child)
-        for name, known in zip(static, metadata, strict=True):
-            set_field(value, name, known)
-        if after is not None:
-            after(value)
-        return value
+        return _rebuild(made, {**dict(zip(dynamic, children, strict=True)), **dict(zip(static, metadata, strict=True))})
+
+    def reduce(self: Any) -> tuple[Any, ...]:
+        return _rebuild, (made, {name: getattr(self, name) for name in (*dynamic, *static)})
 
     replace.__doc__ = f"Make a {cls.__name__} with some fields changed."
     made.__setattr__ = refuse  # pyright: ignore[reportAttributeAccessIssue]
     made.__delattr__ = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    made.__reduce__ = reduce  # pyright: ignore[reportAttributeAccessIssue]
     if "replace" not in vars(cls):
         made.replace = replace  # pyright: ignore[reportAttributeAccessIssue]
     register_node(made, flatten, unflatten)
     return made
+
+
+def _rebuild(cls: type[T], fields: dict[str, Any]) -> T:
+    """A struct around given fields, whatever they are: also for pickle and copy, which know no versions of tensors."""
+    value = object.__new__(cls)
+    for name, field in fields.items():
+        object.__setattr__(value, name, field)
+    after = getattr(value, "__post_init__", None)
+    if after is not None:
+        after()
+    return value

@@ -23,7 +23,7 @@ class AdamState(NamedTuple):
         step: (num_leaves,) int64, updates applied to each leaf so far.
         exp_avg: Like params, the mean.
         exp_avg_sq: Like params, the mean of the square.
-        max_exp_avg_sq: Like params, the largest mean of the square so far; `None` without amsgrad.
+        max_exp_avg_sq: Like params, the largest mean of the square so far; `()` without amsgrad.
 
     Example:
         >>> import functional_train as ft, torch
@@ -73,7 +73,7 @@ def scale_by_adam(
 
     def init(params: Tree) -> AdamState:
         step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
-        largest = tree.zeros_like(params) if amsgrad else None
+        largest = tree.zeros_like(params) if amsgrad else ()
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params), largest)
 
     def update(g: Flat, state: AdamState, p: Flat | None, **extra: Any) -> tuple[Flat, AdamState]:
@@ -84,7 +84,7 @@ def scale_by_adam(
         arguments = (g, moments, step, (beta1, beta2), shift)
         direction, moments = fused_adam(*arguments) or _recurrence(*arguments)
         new = [column.tree(absent=before) for column, before in zip(moments, old, strict=True)]
-        return direction, AdamState(step, new[0], new[1], new[2] if amsgrad else None)
+        return direction, AdamState(step, new[0], new[1], new[2] if amsgrad else ())
 
     return GradientTransformation(init, columnwise(update))
 

@@ -236,6 +236,8 @@ def _addcdiv(tree: list[Tensor], numerator: list[Tensor], denominator: list[Tens
 def sqrt(tree: Any, *, factor: Scalar = 1, shift: Scalar = 0) -> Any:
     """Compute `factor * sqrt(tree) + shift`, the usual denominator of adaptive methods.
 
+    The slope at 0, which has none, is taken to be 0, so that an optimizer can be differentiated where a gradient vanishes.
+
     Args:
         tree: A tree of non-negative tensors.
         factor: A scalar.
@@ -249,7 +251,7 @@ def sqrt(tree: Any, *, factor: Scalar = 1, shift: Scalar = 0) -> Any:
         >>> ft.tree.sqrt({"w": torch.full((2,), 4.0)}, factor=10, shift=1)
         {'w': tensor([21., 21.])}
     """
-    return elementwise(_sqrt, lambda a, factor, shift: factor * a.sqrt() + shift, (tree,), (factor, shift))
+    return elementwise(_sqrt, _sqrt_of_leaf, (tree,), (factor, shift))
 
 
 def _sqrt(tree: list[Tensor], factor: Any, shift: Any) -> tuple[Tensor, ...]:
@@ -259,6 +261,12 @@ def _sqrt(tree: list[Tensor], factor: Any, shift: Any) -> tuple[Tensor, ...]:
     if isinstance(shift, Tensor | list) or shift != 0:
         torch._foreach_add_(out, shift)
     return out
+
+
+def _sqrt_of_leaf(leaf: Tensor, factor: Any, shift: Any) -> Tensor:
+    vanishing = leaf == 0
+    root = torch.where(vanishing, 0, torch.where(vanishing, 1, leaf).sqrt())
+    return factor * root + shift
 
 
 def maximum(first: Any, second: Any) -> Any:

@@ -65,12 +65,13 @@ def elementwise(
             )
         (dtype,) = dtypes
         numbers = [_as_dtype(number, dtype) for number in numbers]
-    if not plain:
-        return Flat([one(*row, *numbers) for row in zip(*columns, strict=True)], first.frame, False)
-    if first.spent and into is not None:
+    if plain and first.spent and into is not None:
         into(*columns, *numbers)
         return Flat(first.leaves, first.frame, True, fresh=True)
-    return Flat(list(together(*columns, *numbers)), first.frame, True, fresh=True)
+    made = together(*columns, *numbers) if plain else [one(*row, *numbers) for row in zip(*columns, strict=True)]
+    # Types promote: a 16-bit tree plus a float32 one would be float32.
+    out = [new if new.dtype == old.dtype else new.to(old.dtype) for new, old in zip(made, first.leaves, strict=True)]
+    return Flat(out, first.frame, plain, fresh=plain)
 
 
 def _as_dtype(number: Any, dtype: torch.dtype) -> Any:

@@ -1,6 +1,6 @@
 """The shape of a tree: leaves, paths, and functions that keep the shape."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optree
@@ -25,14 +25,26 @@ def register_node(
     """
     optree.register_pytree_node(cls, flatten_fn, unflatten_fn, namespace=NAMESPACE)
 
-    def with_keys(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    # To torch's pytree None is a leaf, which vmap and grad refuse; as part of the structure it is the empty subtree it is here.
+    def present(node: Any) -> tuple[list[Any], Any, list[str]]:
         children, metadata, names = flatten_fn(node)
-        return [(torch_pytree.MappingKey(name), child) for name, child in zip(names, children, strict=True)], metadata
+        there = tuple([child is not None for child in children])
+        pairs = [(name, child) for name, child in zip(names, children, strict=True) if child is not None]
+        return [child for _, child in pairs], (metadata, there), [name for name, _ in pairs]
+
+    def rebuild(found: Iterable[Any], context: Any) -> Any:
+        metadata, there = context
+        rest = iter(found)
+        return unflatten_fn(metadata, tuple([next(rest) if here else None for here in there]))
+
+    def with_keys(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+        children, context, names = present(node)
+        return [(torch_pytree.MappingKey(name), child) for name, child in zip(names, children, strict=True)], context
 
     torch_pytree.register_pytree_node(
         cls,
-        lambda node: (list(flatten_fn(node)[0]), flatten_fn(node)[1]),
-        lambda children, metadata: unflatten_fn(metadata, children),
+        lambda node: present(node)[:2],
+        rebuild,
         flatten_with_keys_fn=with_keys,
         serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
     )
