@@ -1,15 +1,20 @@
 """Reverse-mode gradients of losses over any tree."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from functional_train.values.errors import LossError, StructureError
-from functional_train.values.tree._structure import flatten, is_floating, map, paths, unflatten
+from functional_train.values.tree._structure import as_known_mappings, flatten, is_floating, map, paths, unflatten
 
 ArgNums = int | tuple[int, ...]
+
+_INDEPENDENT = (
+    "the loss does not depend on the parameters: no path leads from it to any of them. Was it computed under "
+    "torch.no_grad(), after .detach() or .item(), or from a module's own weights instead of the params passed in?"
+)
 
 
 def grad(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -99,7 +104,9 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
 
         floating = [leaves[position] for position in chosen]
         others = [arg for position, arg in enumerate(args) if position not in positions]
-        direct = _is_top_level() and not _any_requires_grad((leaves, others, kwargs))
+        # Autograd records nothing in inference mode, nor from tensors made there; torch.func finds its way.
+        inference = torch.is_inference_mode_enabled() or any(leaf.is_inference() for leaf in floating)
+        direct = _is_top_level() and not inference and not _any_requires_grad((leaves, others, kwargs))
         slopes, loss, aux = (_direct if direct else _transformed)(loss_of, floating)
         filled: list[Tensor | None] = [None] * len(leaves)
         for position, slope in zip(chosen, slopes, strict=True):
@@ -121,7 +128,10 @@ def _is_top_level() -> bool:
 
 
 def _any_requires_grad(tree: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in flatten(tree)[0])
+    return any(
+        leaf.requires_grad if isinstance(leaf, Tensor) else isinstance(leaf, Mapping) and _any_requires_grad(dict(leaf))
+        for leaf in flatten(tree)[0]
+    )
 
 
 def _direct(
@@ -131,8 +141,11 @@ def _direct(
     with torch.enable_grad():
         loss, aux = loss_of(watched)
         _check_depends(loss)
-    slopes = torch.autograd.grad(loss, watched, allow_unused=True, materialize_grads=True)
-    return slopes, loss.detach(), map(_detached, aux)
+    slopes = torch.autograd.grad(loss, watched, allow_unused=True)
+    if all(slope is None for slope in slopes):
+        raise LossError(_INDEPENDENT)
+    filled = [torch.zeros_like(leaf) if slope is None else slope for slope, leaf in zip(slopes, watched, strict=True)]
+    return filled, loss.detach(), map(_detached, aux)
 
 
 def _transformed(
@@ -186,16 +199,12 @@ def _checked(returned: Any, has_aux: bool) -> tuple[Tensor, Any]:
         raise LossError(
             f"the loss is complex ({loss.dtype}); only a real number can be made small. Take .abs() or .real."
         )
-    return loss, aux
+    return loss, as_known_mappings(aux)
 
 
 def _check_depends(loss: Tensor) -> None:
     if not loss.requires_grad:
-        raise LossError(
-            "the loss does not depend on the parameters: no path leads from it to any of them. Was it computed under "
-            "torch.no_grad(), after .detach() or .item(), or from a module's own weights instead of the params passed "
-            "in?"
-        )
+        raise LossError(_INDEPENDENT)
 
 
 def _kind(value: Any) -> str:

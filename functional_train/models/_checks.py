@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from functional_train.values.errors import StructureError
 
-__all__ = ["RESERVED", "Leaves", "check_keywords", "check_module", "leaves_of", "read_leaves"]
+__all__ = ["Leaves", "RESERVED", "check_keywords", "check_module", "leaves_of", "read_leaves"]
 
 RESERVED = ("buffers", "key", "train")
 _NOUNS = {"params": "parameter", "buffers": "buffer"}

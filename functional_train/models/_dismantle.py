@@ -3,7 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -161,8 +161,8 @@ def _class_of(module: nn.Module) -> type[nn.Module]:
         return type(module)
     # The properties that torch makes hold the original module, weights and all, and inside parametrize.cached() they
     # look up by its id, so that one call would get what another has computed.
-    cls = type(module)
-    names = tuple(module._modules["parametrizations"]._modules)  # pyright: ignore[reportOptionalMemberAccess]
+    cls: Any = type(module)
+    names = tuple(cast(nn.Module, module._modules["parametrizations"])._modules)
     kept = {name: value for name, value in vars(cls).items() if name not in (*names, "__dict__", "__weakref__")}
     return type(cls.__name__, cls.__bases__, {**kept, **{name: _parametrized(name) for name in names}})
 

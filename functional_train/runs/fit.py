@@ -1,5 +1,6 @@
 """`fit`: a fold of a step with progress, evaluation, records, and an orderly end."""
 
+import contextlib
 import itertools
 import time
 import warnings
@@ -79,28 +80,23 @@ def fit(
     run = _Run(step, state, Recorder(int(getattr(state, "step", 0))), evaluate, check_finite)
     try:
         with Progress(steps, batches, progress) as bar:
-            run.ended = _go_through(
-                run, bar, _passes(batches, steps), evaluate_every, stop, tuple(observers), log_every
+            ended = _go_through(run, bar, _passes(batches, steps), evaluate_every, stop, tuple(observers), log_every)
+        if steps is not None and ended == "finished" and run.recorder.taken < steps:
+            ended = "batches ran out"
+            warnings.warn(
+                f"batches ran out after {run.recorder.taken} of {steps} steps: the iterable can be read only once. "
+                "Pass a list, a DataLoader, or an endless generator.",
+                RuntimeWarning,
+                stacklevel=2,
             )
+        return run.result(ended)
     except KeyboardInterrupt:
-        run.ended = "interrupted"
-        run.catch_up()
-        run.recorder.flush()
+        return run.result("interrupted")
     except NonFiniteError:
         raise
     except Exception as error:
         run.hand_over(error)
         raise
-    if steps is not None and run.ended == "finished" and run.recorder.taken < steps:
-        run.ended = "batches ran out"
-        warnings.warn(
-            f"batches ran out after {run.recorder.taken} of {steps} steps: the iterable can be read only once. Pass a "
-            "list, "
-            "a DataLoader, or an endless generator.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return run.current[0], run.recorder.history(run.ended)
 
 
 _END_OF_PASS = object()
@@ -140,24 +136,33 @@ class _Run:
         check_finite: bool,
     ) -> None:
         self.step = step
-        self.current: tuple[Any, Mapping[str, Any] | None] = (state, None)
+        self.current: tuple[int, Any, Mapping[str, Any]] = (0, state, {})
         self.device = device_of(state)
         self.recorder = recorder
         self.evaluate_fn = evaluate
         self.check_finite = check_finite
-        self.ended = "finished"
         self.last_log = time.monotonic()
 
     def take(self, batch: Any) -> None:
-        # One assignment: an interrupt leaves either the old pair or the new one.
-        self.current = self.step(self.current[0], place(batch, self.device))
+        taken, state, _ = self.current
+        state, metrics = self.step(state, place(batch, self.device))
+        # One assignment: an interrupt leaves either all of the old or all of the new.
+        self.current = (taken + 1, state, metrics)
         self.catch_up()
 
     def catch_up(self) -> None:
         """Record the last step, unless that was done; an interrupt may come between a step and its record."""
-        metrics = self.current[1]
-        if metrics is not None and self.recorder.last is not metrics:
+        taken, _, metrics = self.current
+        if self.recorder.taken < taken:
             self.recorder.add(metrics)
+
+    def result(self, ended: str) -> tuple[Any, History]:
+        """The last whole state with its records."""
+        self.catch_up()
+        # After an interrupt metrics are pending; if they cannot be recorded, the state is still worth more than that.
+        with contextlib.suppress(Exception):
+            self.recorder.flush()
+        return self.current[1], self.recorder.history(ended)
 
     def log(self, bar: Progress) -> None:
         self.last_log = time.monotonic()
@@ -169,21 +174,24 @@ class _Run:
         if len(bad):
             where = int(bad[0, 0])
             raise NonFiniteError(
-                f"the loss is {chunk['loss'][where].item()} at step {int(chunk['step'][where])}. Lower lr, clip with "
+                f"the loss is {chunk['loss'][where].tolist()} at step {int(chunk['step'][where])}. Lower lr, clip with "
                 "ft.clip_by_global_norm, or look at that batch; check_finite=False goes on regardless. "
                 "The last state is error.state, the records are error.history.",
-                state=self.current[0],
+                state=self.current[1],
                 history=self.recorder.history("not finite"),
             )
 
     def evaluate(self) -> None:
-        if self.evaluate_fn is not None:
-            self.recorder.evaluate(self.evaluate_fn(self.current[0]))
+        if self.evaluate_fn is not None and not self.recorder.is_evaluated:
+            self.recorder.evaluate(self.evaluate_fn(self.current[1]))
 
     def hand_over(self, error: Exception) -> None:
         """Hand the last whole state to whoever catches the error: nothing is lost."""
-        self.recorder.flush()
-        error.state = self.current[0]  # pyright: ignore[reportAttributeAccessIssue]
+        error.state = self.current[1]  # pyright: ignore[reportAttributeAccessIssue]
+        # The error may be that metrics cannot be recorded.
+        with contextlib.suppress(Exception):
+            self.catch_up()
+            self.recorder.flush()
         error.history = self.recorder.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
         error.add_note(
             f"fit had taken {self.recorder.taken} steps. The last whole state is error.state, the records "
@@ -206,7 +214,7 @@ def _go_through(
         else:
             run.take(batch)
             for observer in observers:
-                observer(*run.current)  # pyright: ignore[reportArgumentType]
+                observer(*run.current[1:])
             bar.advance()
             due = evaluate_every is not None and run.recorder.taken % evaluate_every == 0
         to_log = due or run.recorder.taken % log_every == 0 or time.monotonic() - run.last_log > _SECONDS_BETWEEN_LOGS

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import pandas
 
 
+_COUNTS = ("step", "eval/step")
+
+
 class History(Mapping[str, Tensor]):
     """An immutable mapping from metric name to a tensor with one entry a step.
 
@@ -19,7 +22,8 @@ class History(Mapping[str, Tensor]):
 
     Args:
         columns: Name to tensor; equal lengths among the steps and among the evaluations.
-        ended: Why the run ended: "finished", "interrupted", "stopped" or "batches ran out".
+        ended: Why the run ended: "finished", "interrupted", "stopped" or "batches ran out"; beside an error "failed" or
+            "not finite".
 
     Example:
         >>> import functional_train as ft, torch
@@ -36,7 +40,7 @@ class History(Mapping[str, Tensor]):
 
     @property
     def ended(self) -> str:
-        """Why the run ended: "finished", "interrupted", "stopped" or "batches ran out"."""
+        """Why the run ended: "finished", "interrupted", "stopped", "batches ran out", "failed" or "not finite"."""
         return self._ended
 
     def __getitem__(self, name: str) -> Tensor:
@@ -55,7 +59,7 @@ class History(Mapping[str, Tensor]):
         last = [
             f"{name} {float(column[-1]):.4g}"
             for name, column in self._columns.items()
-            if not name.endswith("step") and column.ndim == 1 and len(column)
+            if name not in _COUNTS and column.ndim == 1 and len(column)
         ]
         return f"History of {steps} steps: {', '.join(last) or 'nothing recorded'} ({self.ended})"
 
@@ -78,7 +82,7 @@ class History(Mapping[str, Tensor]):
                 chosen = {
                     name: column.tolist()
                     for name, column in self._columns.items()
-                    if name.startswith("eval/") == bool(prefix) and not name.endswith("step") and column.ndim == 1
+                    if name.startswith("eval/") == bool(prefix) and name not in _COUNTS and column.ndim == 1
                 }
                 frames.append(pandas.DataFrame(chosen, index=self._columns[f"{prefix}step"].tolist()))
         joined = frames[0].join(frames[1:], how="outer") if frames else pandas.DataFrame()
@@ -95,44 +99,44 @@ class Recorder:
 
     def __init__(self, start: int) -> None:
         self.start = start
-        self._held: tuple[tuple[dict[str, Tensor], ...], list[Mapping[str, Any]]] = ((), [])
+        # Chunks, the number of steps in them, and metrics pending.
+        self._held: tuple[tuple[dict[str, Tensor], ...], int, list[Mapping[str, Any]]] = ((), 0, [])
         self._evaluations: list[tuple[int, dict[str, Tensor]]] = []
-        self.last: Mapping[str, Any] | None = None
 
     @property
     def taken(self) -> int:
         """How many steps were recorded."""
-        chunks, pending = self._held
-        return sum(len(chunk["step"]) for chunk in chunks) + len(pending)
+        return self._held[1] + len(self._held[2])
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether there is an evaluation after the last step."""
+        return bool(self._evaluations) and self._evaluations[-1][0] == self.taken
 
     def add(self, metrics: Mapping[str, Any]) -> None:
-        self.last = metrics
-        self._held[1].append(metrics)
+        self._held[2].append(metrics)
 
     def evaluate(self, metrics: Mapping[str, Any]) -> None:
-        if not self._evaluations or self._evaluations[-1][0] != self.taken:
-            self._evaluations.append((self.taken, {name: torch.as_tensor(x).cpu() for name, x in metrics.items()}))
+        where = f"the evaluation after step {self.start + self.taken}"
+        row = {name: tensor.cpu() for name, tensor in _row(metrics, where).items()}
+        if self._evaluations:
+            _check_alike(row, self._evaluations[0][1], where)
+        self._evaluations.append((self.taken, row))
 
     def flush(self) -> dict[str, Tensor]:
         """Bring pending metrics to the host; returns them as columns, empty when nothing is pending."""
-        chunks, pending = self._held
+        chunks, before, pending = self._held
         if not pending:
             return {}
-        before = self.taken - len(pending)
-        names = (chunks[0] if chunks else pending[0]).keys() - {"step"}
-        for position, metrics in enumerate(pending):
-            if metrics.keys() - {"step"} != names:
-                raise StructureError(
-                    f"the metrics of step {self.start + before + position + 1} are {sorted(metrics)}, those before "
-                    "were "
-                    f"{sorted(names)}. A step must always measure the same; use nan where there is nothing to measure."
-                )
         first = self.start + before + 1
+        rows = [_row(metrics, f"step {first + position}") for position, metrics in enumerate(pending)]
+        like = {name: column[0] for name, column in chunks[0].items() if name != "step"} if chunks else rows[0]
+        for position, row in enumerate(rows):
+            _check_alike(row, like, f"step {first + position}")
         chunk = {"step": torch.arange(first, first + len(pending))}
-        for name in pending[0]:
-            if name != "step":
-                chunk[name] = torch.stack([torch.as_tensor(metrics[name]) for metrics in pending]).cpu()
-        self._held = ((*chunks, chunk), [])
+        for name in like:
+            chunk[name] = torch.stack([row[name] for row in rows]).cpu()
+        self._held = ((*chunks, chunk), before + len(pending), [])
         return chunk
 
     def history(self, ended: str) -> History:
@@ -144,6 +148,31 @@ class Recorder:
             for name in self._evaluations[0][1]:
                 columns[f"eval/{name}"] = torch.stack([metrics[name] for _, metrics in self._evaluations])
         return History(columns, ended)
+
+
+def _row(metrics: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    row: dict[str, Tensor] = {}
+    for name, value in metrics.items():
+        if name == "step":
+            raise StructureError(
+                f"the metrics of {where} have a 'step', which fit counts itself. Call it something else."
+            )
+        try:
+            row[name] = torch.as_tensor(value).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise StructureError(
+                f"the metric {name!r} of {where} is a {type(value).__name__}; metrics are numbers and tensors."
+            ) from error
+    return row
+
+
+def _check_alike(row: Mapping[str, Tensor], like: Mapping[str, Tensor], where: str) -> None:
+    found, expected = ({name: tuple(tensor.shape) for name, tensor in one.items()} for one in (row, like))
+    if found != expected:
+        raise StructureError(
+            f"the metrics of {where} have shapes {found}, those before had {expected}. "
+            "Always measure the same; use nan where there is nothing to measure."
+        )
 
 
 def early_stopping(

@@ -85,6 +85,11 @@ def _parts(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str, Any], 
             f"grad_fn returned a {type(loss).__name__} where the loss belongs; it must return (grads, loss) or "
             "(grads, (loss, aux)), as ft.grad_and_value does."
         )
+    if loss.ndim != 0:
+        raise StructureError(
+            f"grad_fn returned a tensor of shape {tuple(loss.shape)} where the loss belongs, which is 0-d. It must "
+            "return (grads, loss) or (grads, (loss, aux)): pass ft.grad_and_value(loss_fn), not ft.grad."
+        )
     if isinstance(aux, Aux):
         metrics, new_buffers = aux.metrics, aux.buffers
     elif aux is None or isinstance(aux, Mapping):

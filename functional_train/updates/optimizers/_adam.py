@@ -1,5 +1,6 @@
 """Adam and AdamW."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from functional_train.updates.transformation import GradientTransformation, chai
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
+from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._fused import fused_adam
 from functional_train.values.tree._structure import device_of
@@ -78,15 +80,36 @@ def scale_by_adam(
 
     def update(g: Flat, state: AdamState, p: Flat | None, **extra: Any) -> tuple[Flat, AdamState]:
         del p, extra
+        if not amsgrad and tree.leaves(state.max_exp_avg_sq):
+            raise StructureError(
+                "a state made with amsgrad=True was given to Adam without: call optimizer.init(params)."
+            )
         old = (state.exp_avg, state.exp_avg_sq, *((state.max_exp_avg_sq,) if amsgrad else ()))
         moments = g.beside(*old)
         step = g.counted(state.step)
-        arguments = (g, moments, step, (beta1, beta2), shift)
-        direction, moments = fused_adam(*arguments) or _recurrence(*arguments)
+        direction, moments = _over_reals(g, moments, step, (beta1, beta2), shift)
         new = [column.tree(absent=before) for column, before in zip(moments, old, strict=True)]
         return direction, AdamState(step, new[0], new[1], new[2] if amsgrad else ())
 
     return GradientTransformation(init, columnwise(update))
+
+
+def _over_reals(
+    g: Flat, moments: tuple[Flat, ...], step: Tensor, betas: tuple[Number, Number], eps: Number
+) -> tuple[Flat, tuple[Flat, ...]]:
+    """Adam with the two parts of a complex number as numbers of their own, as in torch.optim."""
+    is_complex = [leaf.is_complex() for leaf in g.leaves]
+
+    def converted(column: Flat, convert: Callable[[Tensor], Tensor]) -> Flat:
+        leaves = [convert(leaf) if here else leaf for leaf, here in zip(column.leaves, is_complex, strict=True)]
+        return Flat(leaves, column.frame, column.plain)
+
+    if not any(is_complex):
+        return fused_adam(g, moments, step, betas, eps) or _recurrence(g, moments, step, betas, eps)
+    parts, *old = [converted(column, lambda leaf: torch.view_as_real(leaf.resolve_conj())) for column in (g, *moments)]
+    direction, new = _recurrence(parts, tuple(old), step, betas, eps)
+    direction, *new = [converted(column, torch.view_as_complex) for column in (direction, *new)]
+    return direction, tuple(new)
 
 
 def _recurrence(

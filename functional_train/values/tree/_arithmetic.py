@@ -236,7 +236,8 @@ def _addcdiv(tree: list[Tensor], numerator: list[Tensor], denominator: list[Tens
 def sqrt(tree: Any, *, factor: Scalar = 1, shift: Scalar = 0) -> Any:
     """Compute `factor * sqrt(tree) + shift`, the usual denominator of adaptive methods.
 
-    The slope at 0, which has none, is taken to be 0, so that an optimizer can be differentiated where a gradient vanishes.
+    The slope at 0, which has none, is taken to be 0, so that an optimizer can be differentiated where a gradient
+    vanishes.
 
     Args:
         tree: A tree of non-negative tensors.

@@ -43,7 +43,7 @@ def elementwise(
         columns.append(column.leaves)
         plain = plain and column.plain
     if not first.leaves:
-        return first
+        return Flat([], first.frame, plain)
     numbers: list[Any] = []
     has_tensor = False
     for scalar in scalars:

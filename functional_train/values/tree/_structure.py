@@ -25,7 +25,8 @@ def register_node(
     """
     optree.register_pytree_node(cls, flatten_fn, unflatten_fn, namespace=NAMESPACE)
 
-    # To torch's pytree None is a leaf, which vmap and grad refuse; as part of the structure it is the empty subtree it is here.
+    # To torch's pytree None is a leaf, which vmap and grad refuse; here it is an empty subtree, and so it is part of
+    # the structure.
     def present(node: Any) -> tuple[list[Any], Any, list[str]]:
         children, metadata, names = flatten_fn(node)
         there = tuple([child is not None for child in children])

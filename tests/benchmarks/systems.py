@@ -1,0 +1,91 @@
+"""Who trains: one AdamW step with default hyperparameters, written the way each library wants it written.
+
+A system takes a module and returns a function that trains on one batch and returns the loss before the update.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import functional_train as ft
+from tests.benchmarks.workloads import Batch, loss_of
+
+Advance = Callable[[Batch], Tensor]
+
+
+def plain_step(module: nn.Module) -> Advance:
+    """functional_train, not compiled; the state of before is dropped when the new one has its name."""
+    apply, params, _ = ft.functionalize(module)
+
+    def loss_fn(params: ft.Params, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        return loss_of(apply(params, inputs), targets)
+
+    optimizer = ft.adamw()
+    step = ft.make_step(ft.grad_and_value(loss_fn), optimizer)
+    state = ft.init_state(params, optimizer)
+
+    def advance(batch: Batch) -> Tensor:
+        nonlocal state
+        state, metrics = step(state, batch)
+        return metrics["loss"]
+
+    return advance
+
+
+def imperative_fused(module: nn.Module) -> Advance:
+    """The usual loop, with one kernel a parameter."""
+    return _imperative(module, torch.optim.AdamW(module.parameters(), fused=True))
+
+
+def imperative_foreach(module: nn.Module) -> Advance:
+    """The usual loop, with one call an operation."""
+    return _imperative(module, torch.optim.AdamW(module.parameters(), foreach=True))
+
+
+def _imperative(module: nn.Module, optimizer: torch.optim.Optimizer) -> Advance:
+    def advance(batch: Batch) -> Tensor:
+        inputs, targets = batch
+        optimizer.zero_grad()
+        loss = loss_of(module(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return advance
+
+
+def torchopt_pure(module: nn.Module) -> Advance:
+    """TorchOpt's functional AdamW, with its default operators."""
+    return _torchopt(module, accelerated=False)
+
+
+def torchopt_accelerated(module: nn.Module) -> Advance:
+    """TorchOpt's functional AdamW, with its own C++ operators."""
+    return _torchopt(module, accelerated=True)
+
+
+def _torchopt(module: nn.Module, accelerated: bool) -> Advance:
+    # What is fastest and still pure: autograd on detached leaves (torch.func.grad costs more), `inplace=False`, and a
+    # module on the meta device, so that there are no second weights.
+    import torchopt
+
+    params = {name: leaf.detach().clone() for name, leaf in module.named_parameters()}
+    skeleton = copy.deepcopy(module).to("meta")
+    optimizer = torchopt.adamw(use_accelerated_op=accelerated)
+    state = optimizer.init(params)
+
+    def advance(batch: Batch) -> Tensor:
+        nonlocal params, state
+        inputs, targets = batch
+        watched = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
+        loss = loss_of(torch.func.functional_call(skeleton, watched, (inputs,)), targets)
+        slopes = torch.autograd.grad(loss, list(watched.values()))
+        grads = dict(zip(watched, slopes, strict=True))
+        updates, state = optimizer.update(grads, state, params=params, inplace=False)
+        params = torchopt.apply_updates(params, updates, inplace=False)
+        return loss.detach()
+
+    return advance

@@ -1,0 +1,94 @@
+"""What is trained: a module from fixed weights, and batches from a fixed seed."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.global_rng import seeded
+
+Batch = tuple[Tensor, Tensor]
+
+CLASSES, VOCABULARY, TOKENS, NUM_BATCHES = 10, 256, 64, 8
+
+
+class Workload(NamedTuple):
+    """A model to train, and data of the shape it takes."""
+
+    build: Callable[[], nn.Module]
+    draw: Callable[[torch.Generator], Batch]
+
+    def module(self) -> nn.Module:
+        """The module, with the same weights at every call."""
+        with seeded(0):
+            return self.build()
+
+    def batches(self) -> list[Batch]:
+        """The batches, the same at every call."""
+        generator = torch.Generator().manual_seed(0)
+        return [self.draw(generator) for _ in range(NUM_BATCHES)]
+
+
+def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy over all but the last dimension."""
+    return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+
+
+class Block(nn.Module):
+    """Causal self-attention and a feed-forward layer, each after a normalization and around a skip."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        parts = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A causal language model."""
+
+    def __init__(self, layers: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(VOCABULARY, width), nn.Embedding(TOKENS, width)
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(layers)])
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens) + self.place.weight[: tokens.shape[1]]
+        return self.head(self.norm(self.blocks(x)))
+
+
+def mlp(width: int, layers: int) -> nn.Module:
+    """`layers` hidden layers, `width` wide as the input is."""
+    hidden = [part for _ in range(layers) for part in (nn.Linear(width, width), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(width, CLASSES))
+
+
+def _vectors(generator: torch.Generator, width: int, size: int) -> Batch:
+    inputs = torch.randn(size, width, generator=generator)
+    return inputs, torch.randint(CLASSES, (size,), generator=generator)
+
+
+def _texts(generator: torch.Generator, size: int) -> Batch:
+    tokens = torch.randint(VOCABULARY, (size, TOKENS + 1), generator=generator)
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+WORKLOADS = {
+    "tiny": Workload(partial(mlp, 32, 2), partial(_vectors, width=32, size=32)),
+    "medium": Workload(partial(mlp, 256, 4), partial(_vectors, width=256, size=64)),
+    "wide": Workload(partial(mlp, 1024, 4), partial(_vectors, width=1024, size=256)),
+    "transformer": Workload(partial(Transformer, 4, 128, 4), partial(_texts, size=16)),
+}
