@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional_train.values import _threefry, random
 from functional_train.values.errors import HyperparameterError, StructureError
@@ -38,6 +37,7 @@ def drawn_as(fn: Callable[..., Tensor], dtype: torch.dtype, key: Tensor, n: int)
     return fn(key, (n,), dtype=dtype)
 
 
+KEY = random.key(0)
 # Sizes on both sides of the border between ints and lanes, and odd ones, which use half of their last block.
 SIZES = (0, 1, 7, 600)
 DRAWS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -88,12 +88,6 @@ def test_both_ciphers_give_the_known_answers(
     assert (first.item() & 0xFFFFFFFF, second.item() & 0xFFFFFFFF) == block
 
 
-@given(keys(), st.integers(0, _threefry.HOST_BLOCKS), st.sampled_from([0, 0x80000000]))
-def test_the_two_ciphers_agree(key: Tensor, count: int, domain: int) -> None:
-    """For any key and any number of blocks, packed ints and int32 lanes give the same words."""
-    assert_same(_threefry.words(key, count, domain), on_lanes(_threefry.words, key, count, domain))
-
-
 @given(keys(), st.integers(0, 2**62 - 1))
 def test_the_two_ciphers_agree_at_any_counter(key: Tensor, index: int) -> None:
     """For any key and any 62-bit counter, given as an int or as a tensor, ints and lanes give the same block."""
@@ -101,48 +95,6 @@ def test_the_two_ciphers_agree_at_any_counter(key: Tensor, index: int) -> None:
     for data in (index, torch.tensor(index)):
         assert_same(random.fold_in(key, data), expected)
         assert_same(on_lanes(random.fold_in, key, data), expected)
-
-
-def test_counters_carry_into_the_high_word() -> None:
-    """Block 2**32 and those around it use both words of the counter, so a huge draw never repeats."""
-    key, indices = random.key(5), [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**33 + 1]
-    first, second = _threefry.encrypt_lanes(key, *_threefry.halves(torch.tensor(indices)))
-    actual = [(a & 0xFFFFFFFF, b & 0xFFFFFFFF) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
-    assert actual == [_threefry.encrypt_ints(key.tolist(), index >> 32, index & 0xFFFFFFFF) for index in indices]
-
-
-def test_a_draw_may_be_larger_than_a_word_counts() -> None:
-    """More than 2**32 blocks are drawn like few; on the meta device nobody has to hold them."""
-    assert random.bits(random.key(0, device="meta"), (2**34 + 1,)).shape == (2**34 + 1,)
-    assert random.uniform(random.key(0, device="meta"), (2**17, 2**17), dtype=torch.float64).shape == (2**17, 2**17)
-
-
-def test_values_are_read_only_where_nothing_is_in_the_way() -> None:
-    """A plain CPU tensor may be read; one that is batched, differentiated, traced, watched or elsewhere may not."""
-    seen: list[bool] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        seen.append(_threefry.is_plain(tensor))
-        return tensor * 1.0
-
-    class Subclass(Tensor):
-        pass
-
-    tensor = torch.ones(2)
-    note(tensor)
-    assert seen == [True]
-    seen.clear()
-    torch.func.vmap(note)(tensor)
-    torch.func.vmap(lambda _: note(tensor))(tensor)
-    torch.func.grad(lambda x: note(x).sum())(tensor)
-    torch.func.functionalize(note)(tensor)
-    make_fx(note, tracing_mode="real")(tensor)
-    make_fx(note, tracing_mode="fake")(tensor)
-    note(tensor.as_subclass(Subclass))
-    note(tensor.to("meta"))
-    with TorchDispatchMode():
-        seen.append(_threefry.is_plain(tensor))
-    assert seen == [False] * 9
 
 
 @each_draw
@@ -164,41 +116,15 @@ def test_vmap_over_keys_is_a_loop(draw: Callable[[Tensor, int], Tensor]) -> None
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_a_trace_draws_the_same_and_bakes_no_key_in(name: str) -> None:
-    """A graph traced with one key draws what the plain function draws, with any key."""
-    for n in SIZES:
-        graph = make_fx(partial(drawn, DRAWS[name], n), tracing_mode="fake")(random.key(1))
-        for key in random.split(random.key(2)):
-            assert_near_or_same(name, graph(key), DRAWS[name](key, n))
-
-
-@pytest.mark.parametrize("name", DRAWS)
-def test_a_compiled_draw_is_the_same_in_one_graph(name: str) -> None:
-    """`torch.compile` takes every draw whole, and it draws the same with any key."""
+def test_a_graph_draws_the_same_and_bakes_no_key_in(name: str) -> None:
+    """Traced with one key, or compiled whole, a draw is what the plain function draws, with any key."""
     torch._dynamo.reset()
+    graphs = {n: make_fx(partial(drawn, DRAWS[name], n), tracing_mode="fake")(random.key(1)) for n in (7, 600)}
     compiled = torch.compile(lambda key: DRAWS[name](key, 7), fullgraph=True, backend="aot_eager")
-    for key in random.split(random.key(3)):
+    for key in random.split(random.key(2)):
         assert_near_or_same(name, compiled(key), DRAWS[name](key, 7))
-
-
-@pytest.mark.slow
-def test_inductor_draws_the_same() -> None:
-    """Inductor's kernels give the same integers and uniforms bit for bit, and normals to the last digits."""
-    torch._dynamo.reset()
-
-    names = ["bits", "permutation", "uniform torch.float32", "uniform bounds", "normal torch.float32"]
-
-    def draws(key: Tensor) -> dict[str, Tensor]:
-        return {name: DRAWS[name](key, 700) for name in names}
-
-    compiled = torch.compile(draws, fullgraph=True)
-    for key in random.split(random.key(3)):
-        expected = draws(key)
-        for name, actual in compiled(key).items():
-            if name == "uniform bounds":  # a fused multiplication and addition round once
-                torch.testing.assert_close(actual, expected[name], rtol=2e-6, atol=2e-6)
-            else:
-                assert_near_or_same(name, actual, expected[name])
+        for n, graph in graphs.items():
+            assert_near_or_same(name, graph(key), DRAWS[name](key, n))
 
 
 def test_shapes_may_be_symbols() -> None:
@@ -246,15 +172,6 @@ def test_a_key_holds_its_seed(seed: int) -> None:
     assert high << 32 | low == seed
 
 
-@given(keys())
-def test_split_unpacks(key: Tensor) -> None:
-    """`split` unpacks into keys that are valid, new and different."""
-    key_left, key_right = random.split(key)
-    assert len({tuple(other.tolist()) for other in (key, key_left, key_right)}) == 3
-    assert key_left.dtype == torch.int64
-    assert random.split(key_left).shape == (2, 2)
-
-
 @given(keys(), st.integers(-(2**63), 2**63 - 1))
 def test_fold_in_takes_tensors_modulo_two_to_the_62(key: Tensor, data: int) -> None:
     """An integer tensor is folded in like the int it stands for, modulo 2**62, whatever its dtype and the transform."""
@@ -272,14 +189,6 @@ def test_draws_splits_and_folds_never_meet(key: Tensor) -> None:
     folded = torch.func.vmap(lambda data: random.fold_in(key, data))(torch.arange(200))
     blocks += folded.tolist()
     assert len({tuple(block) for block in blocks}) == 600
-
-
-def test_children_do_not_depend_on_the_order_of_use() -> None:
-    """The children of different keys, and the grandchildren through different children, are all different."""
-    grown = random.split(random.key(0), 32)
-    for _ in range(2):
-        grown = torch.func.vmap(lambda key: random.split(key, 32))(grown).view(-1, 2)
-    assert len(torch.unique(grown[:, 0] << 31 ^ grown[:, 1])) == 32**3
 
 
 def test_split_keys_collide_like_random_numbers() -> None:
@@ -348,14 +257,16 @@ def test_extreme_words_give_finite_draws(dtype: torch.dtype) -> None:
         with mock.patch.object(_threefry, "words", lambda _, count, word=word: torch.full((count, 2), word)):
             assert random.uniform(key, (), dtype=dtype).item() == expected
             assert random.normal(key, (2,), dtype=dtype).isfinite().all()
-    ends = torch.tensor([[0, 0], [2**32 - 1, 2**32 - 1]])
-    tail = {torch.float64: 2 * 53, torch.float32: 2 * 32}
-    for radius in (0, 1):
-        words = ends[[radius, 0]] if dtype == torch.float64 else torch.stack((ends[radius, 0], ends[0, 0])).view(1, 2)
-        with mock.patch.object(_threefry, "words", return_value=words):
-            reached = random.normal(key, (2,), dtype=dtype)[0].item()
-        far = math.sqrt(tail.get(dtype, 64) * math.log(2))
-        assert reached == pytest.approx(far if (radius == 1) == (dtype == torch.float64) else 0.0, rel=1e-2, abs=1e-7)
+
+
+def test_normals_reach_far_into_the_tail() -> None:
+    """The longest radius comes from the rarest word: 6.66 standard deviations in float32, 8.57 in float64."""
+    for dtype, words, far in (
+        (torch.float32, [[0, 0]], math.sqrt(64 * math.log(2))),
+        (torch.float64, [[2**32 - 1, 2**32 - 1], [0, 0]], math.sqrt(106 * math.log(2))),
+    ):
+        with mock.patch.object(_threefry, "words", return_value=torch.tensor(words)):
+            assert random.normal(KEY, (1,), dtype=dtype).item() == pytest.approx(far, rel=1e-6)
 
 
 WORDS = st.sampled_from([0, 2**31, 2**32 - 1])
@@ -384,24 +295,11 @@ def test_uniform_is_uniform_where_there_are_few_floats() -> None:
     assert stats.chisquare(counts).pvalue > LEVEL
 
 
-def test_nan_bounds_are_not_hidden() -> None:
-    """A bound that is not a number, in a tensor, gives draws that are none."""
-    key, nan = random.key(0), torch.tensor(math.nan)
-    assert random.uniform(key, (4,), low=nan).isnan().all()
-    assert random.uniform(key, (4,), high=nan).isnan().all()
-    assert random.normal(key, (4,), std=nan).isnan().all()
-
-
 def test_draws_follow_the_default_dtype() -> None:
     """Without a dtype, floats come in torch's default dtype."""
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)
-        assert random.uniform(random.key(0)).dtype == torch.float64
-        assert random.normal(random.key(0)).dtype == torch.float64
-    finally:
-        torch.set_default_dtype(before)
-    assert random.normal(random.key(0)).dtype == before
+    with mock.patch.object(torch, "get_default_dtype", return_value=torch.float64):
+        assert random.uniform(KEY).dtype == random.normal(KEY).dtype == torch.float64
+    assert random.uniform(KEY).dtype == random.normal(KEY).dtype == torch.get_default_dtype()
 
 
 def test_normal_is_differentiable_in_mean_and_std() -> None:
@@ -424,13 +322,11 @@ def test_uniform_is_differentiable_in_its_bounds() -> None:
     def draw(low: Tensor, high: Tensor) -> Tensor:
         return random.uniform(key, (5,), low=low, high=high).sum()
 
-    low, high = torch.tensor(-1.0), torch.tensor(2.0)
-    expected = ((1 - unit).sum(), unit.sum())
-    torch.testing.assert_close(torch.func.grad(draw, argnums=(0, 1))(low, high), expected)
-    leaves = low.requires_grad_(), high.requires_grad_()
+    expected, lows = ((1 - unit).sum(), unit.sum()), torch.tensor([-1.0, 0.0])
+    leaves = torch.tensor(-1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     torch.testing.assert_close(torch.autograd.grad(draw(*leaves), leaves), expected)
-    batched = torch.func.vmap(torch.func.grad(draw, argnums=1), in_dims=(0, None))(torch.zeros(2), torch.tensor(1.0))
-    torch.testing.assert_close(batched, unit.sum().expand(2))
+    for actual, each in zip(torch.func.vmap(torch.func.grad(draw, (0, 1)))(lows, lows + 2), expected, strict=True):
+        torch.testing.assert_close(actual, each.expand(2))
 
 
 @given(keys(), st.integers(0, 700))
@@ -439,6 +335,13 @@ def test_a_permutation_holds_every_number_once(key: Tensor, n: int) -> None:
     order = random.permutation(key, n)
     assert order.dtype == torch.int64
     assert_same(order.sort().values, torch.arange(n))
+
+
+def test_ties_are_broken_by_the_second_word_and_then_by_position() -> None:
+    """Both words of a block count in the order, and equal blocks keep theirs, so that every device agrees."""
+    with mock.patch.object(_threefry, "words", return_value=torch.tensor([[2, 5], [2, 3], [0, 9], [2, 3]] * 20)):
+        order = random.permutation(KEY, 80)
+    assert_same(order.view(4, 20) % 4, torch.tensor([[2] * 20, [1, 3] * 10, [1, 3] * 10, [0] * 20]))
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
@@ -460,53 +363,31 @@ def test_a_tensor_is_permuted_along_one_dimension(key: Tensor, sizes: list[int],
     assert_same(random.permutation(key, x, dim), x.index_select(dim, random.permutation(key, sizes[dim])))
 
 
-def test_a_permuted_tensor_is_differentiable() -> None:
-    """The gradient of a permuted tensor is the gradient, permuted back."""
-    key, weight = random.key(18), torch.arange(5.0)
-    grads = torch.func.grad(lambda x: (weight * random.permutation(key, x)).sum())(torch.zeros(5))
-    assert_same(grads[random.permutation(key, 5)], weight)
-
-
-KEY = random.key(0)
 BAD_CALLS: list[tuple[Callable[[], Tensor], type[Exception], str]] = [
     (lambda: random.key(1.5), StructureError, r"seed must be an int, got 1.5 \(float\). Use random.key\(0\)"),
-    (lambda: random.key(True), StructureError, r"seed must be an int, got True"),
     (lambda: random.key(-1), HyperparameterError, r"seed must be in \[0, 2\*\*64\), got -1. Use seed % 2\*\*64"),
-    (lambda: random.key(2**64), HyperparameterError, r"seed must be in \[0, 2\*\*64\)"),
     (lambda: random.split(3), StructureError, r"got 3 \(int\). Make one with random.key\(3\)"),
-    (lambda: random.bits(None), StructureError, r"got None \(NoneType\). Make one with random.key\(seed\)"),
     (lambda: random.normal(torch.zeros(2)), StructureError, r"a torch.float32 tensor of shape \(2,\). Make one with"),
     (lambda: random.fold_in(torch.tensor(3), 1), StructureError, r"of shape \(\). Make one with random.key\(seed\)"),
     (lambda: random.uniform(random.split(KEY, 3)), StructureError, r"shape \(3, 2\). These are many keys: .*vmap"),
-    (lambda: random.permutation(KEY.int(), 3), StructureError, r"key must be an int64 tensor"),
-    (lambda: random.split(KEY, 2.0), StructureError, r"num must be an int, got 2.0 \(float\)"),
     (lambda: random.split(KEY, 0), HyperparameterError, r"num must be at least 1, got 0"),
     (lambda: random.fold_in(KEY, "layer1"), StructureError, r"data must be an int, got 'layer1' \(str\)"),
     (lambda: random.fold_in(KEY, torch.ones(())), StructureError, r"data must be .* got a torch.float32 tensor"),
-    (lambda: random.fold_in(KEY, torch.arange(3)), StructureError, r"shape \(3,\). Use torch.func.vmap to fold"),
     (lambda: random.fold_in(KEY, -1), HyperparameterError, r"data must be in \[0, 2\*\*62\), got -1"),
-    (lambda: random.fold_in(KEY, 2**62), HyperparameterError, r"Use data % 2\*\*62"),
     (lambda: random.bits(KEY, 3), StructureError, r"shape must be a tuple of sizes, got 3 \(int\). Write \(3,\)"),
-    (lambda: random.bits(KEY, "3"), StructureError, r"got '3' \(str\). Write a tuple"),
     (lambda: random.bits(KEY, (2, -1)), StructureError, r"ints of at least 0, got \(2, -1\)"),
-    (lambda: random.normal(KEY, (2.0,)), StructureError, r"ints of at least 0, got \(2.0,\)"),
     (lambda: random.uniform(KEY, dtype=torch.int64), StructureError, r"got torch.int64. For whole numbers use random"),
-    (lambda: random.normal(KEY, dtype=torch.complex64), StructureError, r"dtype must be one of torch.float64, "),
     (
         lambda: random.uniform(KEY, low=1.0),
         HyperparameterError,
         r"high - low must be in \[1.19e-07 .* low=1.0 and high=1.0",
     ),
     (lambda: random.uniform(KEY, low=2.0**24, high=2.0**24 + 1), HyperparameterError, r"3.4e\+38\] for torch.float32"),
-    (lambda: random.uniform(KEY, low=-3e38, high=3e38), HyperparameterError, r"high - low must be in"),
-    (lambda: random.uniform(KEY, high=math.inf), HyperparameterError, r"high must be finite, got inf"),
     (lambda: random.uniform(KEY, high="1"), StructureError, r"high must be a number or a tensor, got '1' \(str\)"),
     (lambda: random.uniform(KEY, low=torch.zeros(3)), StructureError, r"broadcast to shape \(\), .* Pass the shape"),
     (lambda: random.normal(KEY, (2,), mean=torch.zeros(3)), StructureError, r"mean must be real and broadcast"),
-    (lambda: random.normal(KEY, mean=math.nan), HyperparameterError, r"mean must be finite, got nan"),
     (lambda: random.normal(KEY, std=-1.0), HyperparameterError, r"std must be at least 0, got -1.0"),
     (lambda: random.permutation(KEY, -1), HyperparameterError, r"n_or_tensor must be at least 0, got -1"),
-    (lambda: random.permutation(KEY, 2.0), StructureError, r"n_or_tensor must be an int, got 2.0 \(float\)"),
     (lambda: random.permutation(KEY, torch.tensor(3)), StructureError, r"got a tensor of shape \(\). Use random.perm"),
 ]
 

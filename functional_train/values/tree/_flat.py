@@ -197,12 +197,14 @@ def _without_absent(trees: Sequence[Any]) -> tuple[Flat, ...]:
 def is_plain(columns: Sequence[Sequence[Any]]) -> bool:
     """Whether leaves may go to `torch._foreach_*` together, and its results be written to in place.
 
-    `vmap` has no batching rule for those, a graph that will be differentiated keeps what was computed, and a tracer of
-    Python fuses single operations itself.
+    `vmap` has no batching rule for those, a graph that will be differentiated keeps what was computed, kernels drop the
+    tangents of forward mode, and a tracer of Python fuses single operations itself.
     """
     if torch.compiler.is_compiling():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    if torch.autograd.forward_ad._current_level >= 0:
         return False
     if torch.is_grad_enabled():
         for column in columns:
