@@ -4,9 +4,11 @@ Parameters, gradients, optimizer state, buffers and randomness are immutable pyt
 is a pure function, and training is a fold of it.
 """
 
+from functional_train import plot
 from functional_train.gradients.reverse import grad, grad_and_value
 from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
+from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
 from functional_train.steps.loop import fold, iterate, scan
@@ -52,6 +54,7 @@ __all__ = [
     "AdamState",
     "Aux",
     "BatchesError",
+    "Effects",
     "EmptyState",
     "Functional",
     "FunctionalTrainError",
@@ -96,7 +99,9 @@ __all__ = [
     "merge",
     "mixed_precision",
     "negate",
+    "plot",
     "random",
+    "record_effects",
     "scale_by_adam",
     "scale_by_lr",
     "scan",

@@ -104,9 +104,7 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
 
         floating = [leaves[position] for position in chosen]
         others = [arg for position, arg in enumerate(args) if position not in positions]
-        # Autograd records nothing in inference mode, nor from tensors made there; torch.func finds its way.
-        inference = torch.is_inference_mode_enabled() or any(leaf.is_inference() for leaf in floating)
-        direct = _is_top_level() and not inference and not _any_requires_grad((leaves, others, kwargs))
+        direct = _is_top_level() and not _is_watched(floating) and not _any_requires_grad((others, kwargs))
         slopes, loss, aux = (_direct if direct else _transformed)(loss_of, floating)
         filled: list[Tensor | None] = [None] * len(leaves)
         for position, slope in zip(chosen, slopes, strict=True):
@@ -123,8 +121,18 @@ def _is_top_level() -> bool:
         torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.is_inference_mode_enabled()
         and torch.autograd.forward_ad._current_level < 0
     )
+
+
+def _is_watched(leaves: list[Tensor]) -> bool:
+    """Whether a leaf belongs to an outer graph, or was made in inference mode, where autograd records nothing."""
+    # A plain loop: this runs at each step, and a generator would double its cost.
+    for leaf in leaves:  # noqa: SIM110
+        if leaf.requires_grad or leaf.is_inference():
+            return True
+    return False
 
 
 def _any_requires_grad(tree: Any) -> bool:
@@ -145,7 +153,7 @@ def _direct(
     if all(slope is None for slope in slopes):
         raise LossError(_INDEPENDENT)
     filled = [torch.zeros_like(leaf) if slope is None else slope for slope, leaf in zip(slopes, watched, strict=True)]
-    return filled, loss.detach(), map(_detached, aux)
+    return filled, loss.detach(), None if aux is None else map(_detached, aux)
 
 
 def _transformed(

@@ -1,5 +1,6 @@
 """Batches on the device of the state."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ def _place_leaf(leaf: Any, device: torch.device) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.to(device, non_blocking=True)
     if isinstance(leaf, Mapping):
-        own = getattr(leaf, "to", None)
+        # A BatchEncoding moves itself, so it is a copy that is asked to.
+        own = getattr(copy.copy(leaf), "to", None)
         return own(device) if callable(own) else place(dict(leaf), device)
     return leaf

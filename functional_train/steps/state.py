@@ -49,7 +49,7 @@ class TrainState:
         # A tracer of Python cannot read versions, and nothing outlives its trace.
         if not torch.compiler.is_compiling():
             found = flatten(self)[0]
-            object.__setattr__(self, "_watched", (found, [_version(leaf) for leaf in found]))
+            object.__setattr__(self, "_watched", (found, _versions(found)))
 
     def replace(self, **changes: Any) -> "TrainState":
         """Make a state with some fields changed.
@@ -67,9 +67,12 @@ class TrainState:
         return TrainState(**{**fields, **changes})
 
 
-def _version(leaf: Any) -> int | None:
-    # Inference tensors keep no version; they cannot be written to outside inference mode either.
-    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None
+def _versions(found: list[Any]) -> list[int | None]:
+    try:
+        return [leaf._version for leaf in found]
+    except (AttributeError, RuntimeError):
+        # Inference tensors keep no version; they cannot be written to outside inference mode either.
+        return [leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None for leaf in found]
 
 
 def check_untouched(state: TrainState) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, ParamSpec
 import torch
 from torch import Tensor
 
-from functional_train.updates.transformation import GradientTransformation, columnwise, update_columns
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, update_columns
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._structure import device_of
@@ -58,6 +58,7 @@ def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, Gra
             return ScheduledState(step, at(step).init(params))
 
         def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, ScheduledState]:
+            check_state(state, ScheduledState)
             updates, inner, _ = update_columns(at(state.step), g, state.inner, p, extra)
             return updates, ScheduledState(state.step + 1, inner)
 

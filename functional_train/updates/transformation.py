@@ -88,7 +88,11 @@ def update_columns(
     """One update over columns, of any transformation; one that is written over trees is given trees."""
     on_columns: ColumnsFn | None = getattr(transformation.update, "on_columns", None)
     if on_columns is not None:
-        return *on_columns(g, state, p, **extra), p
+        updates, state = on_columns(g, state, p, **extra)
+        # A transformation inside it that is written over trees laid its updates down anew.
+        if p is not None and updates.frame is not p.frame:
+            (p,) = updates.beside(p.tree())
+        return updates, state, p
     params = None if p is None else p.tree()
     updates, state = transformation.update(g.tree(), state, params, **extra)
     if params is None:
@@ -120,7 +124,7 @@ def stateless(fn: Callable[[Tree, Tree], Tree]) -> GradientTransformation:
 
     def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
         del extra
-        check_empty(state)
+        check_state(state, EmptyState)
         return fn(grads, params), state
 
     return GradientTransformation(init_empty, update)
@@ -131,7 +135,7 @@ def stateless_columns(fn: Callable[[Flat, Flat | None], Flat]) -> GradientTransf
 
     def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, Tree]:
         del extra
-        check_empty(state)
+        check_state(state, EmptyState)
         return fn(g, p), state
 
     return GradientTransformation(init_empty, columnwise(update))
@@ -143,11 +147,11 @@ def init_empty(params: Tree) -> EmptyState:
     return EmptyState()
 
 
-def check_empty(state: Tree) -> None:
-    """Refuse the state of a transformation that does remember something."""
-    if type(state) is not EmptyState:
+def check_state(state: Tree, kind: type) -> None:
+    """Refuse the state of another transformation."""
+    if type(state) is not kind:
         raise StructureError(
-            f"a transformation that remembers nothing was given a {type(state).__name__} as its state. "
+            f"a transformation whose state is {kind.__name__} was given a {type(state).__name__}. "
             "The optimizer state was made by another optimizer: call optimizer.init(params)."
         )
 
@@ -269,11 +273,11 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
         p, g = _side_by_side(params, grads)
         try:
             u, new_state, p = update_columns(optimizer, g, opt_state, p, extra)
-        except (AttributeError, TypeError, ValueError):
+            assert p is not None
+            return _added(p, u).tree(absent=params), new_state
+        except (AttributeError, RuntimeError, TypeError, ValueError):
             _check_state(optimizer, opt_state, params)
             raise
-        assert p is not None
-        return _added(p, u).tree(absent=params), new_state
 
     return update_fn
 
@@ -300,23 +304,27 @@ def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
             grads, params, ("grads", "params"), "Take gradients with respect to the tree that is updated, whole."
         )
         raise
-    if any(x.shape != y.shape for x, y in zip(p.leaves, g.leaves, strict=True)):
-        for path, gradient in tree.items(grads):
-            expected = tree.get(params, path).shape
-            if gradient.shape != expected:
-                raise StructureError(
-                    f"grads and params differ in shape at {path!r}: the gradient has {tuple(gradient.shape)}, the "
-                    f"parameter {tuple(expected)}. A gradient has the shape of its parameter; was it reduced or "
-                    "batched "
-                    "on the way?"
-                )
+    if all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(p.leaves, g.leaves, strict=True)):
+        return p, g
+    for path, gradient in tree.items(grads):
+        expected = tree.get(params, path).shape
+        if gradient.shape != expected:
+            raise StructureError(
+                f"grads and params differ in shape at {path!r}: the gradient has {tuple(gradient.shape)}, the "
+                f"parameter {tuple(expected)}. A gradient has the shape of its parameter; was it reduced or batched on "
+                "the way?"
+            )
+    p, g = tree.flat(params, tree.map(lambda x, y: None if y is None else y.to(x.dtype), params, grads))
     return p, g
 
 
 def _check_state(optimizer: GradientTransformation, opt_state: Tree, params: Tree) -> None:
-    check_same_structure(
-        opt_state,
-        optimizer.init(params),
-        ("the optimizer state", "what this optimizer's init makes"),
-        "It was made by another optimizer, or for other parameters: call optimizer.init(params).",
-    )
+    expected = optimizer.init(params)
+    names = ("the optimizer state", "what this optimizer's init makes")
+    hint = "It was made by another optimizer, or for other parameters: call optimizer.init(params)."
+    check_same_structure(opt_state, expected, names, hint)
+    for (path, leaf), other in zip(tree.items(opt_state), tree.leaves(expected), strict=True):
+        if leaf.shape != other.shape:
+            raise StructureError(
+                f"{names[0]} has shape {tuple(leaf.shape)} at {path!r}, {names[1]} {tuple(other.shape)}. {hint}"
+            )

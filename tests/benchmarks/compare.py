@@ -9,7 +9,7 @@ from tqdm import tqdm
 from tests.benchmarks.figures import Figures, Timings, figures
 from tests.benchmarks.processes import BenchmarkError, System, Worker, workers
 
-# Systems round differently, and Adam amplifies that; another formula shows as 1e-3 or more within a few steps.
+# Systems round differently, and Adam amplifies that.
 SAME_LOSS = 1e-4
 
 

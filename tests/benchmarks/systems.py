@@ -1,4 +1,4 @@
-"""Who trains: one AdamW step with default hyperparameters, written the way each library wants it written.
+"""Who trains: one AdamW step, written the way each library wants it written.
 
 A system takes a module and returns a function that trains on one batch and returns the loss before the update.
 """
@@ -14,6 +14,9 @@ from tests.benchmarks.workloads import Batch, loss_of
 
 Advance = Callable[[Batch], Tensor]
 
+# A small rate, so that rounding is not amplified, and much decay, so that who leaves it out has other losses.
+HYPERPARAMETERS = {"lr": 1e-4, "weight_decay": 10.0}
+
 
 def plain_step(module: nn.Module) -> Advance:
     """functional_train, not compiled; the state of before is dropped when the new one has its name."""
@@ -23,7 +26,7 @@ def plain_step(module: nn.Module) -> Advance:
         inputs, targets = batch
         return loss_of(apply(params, inputs), targets)
 
-    optimizer = ft.adamw()
+    optimizer = ft.adamw(**HYPERPARAMETERS)
     step = ft.make_step(ft.grad_and_value(loss_fn), optimizer)
     state = ft.init_state(params, optimizer)
 
@@ -37,15 +40,17 @@ def plain_step(module: nn.Module) -> Advance:
 
 def imperative_fused(module: nn.Module) -> Advance:
     """The usual loop, with one kernel a parameter."""
-    return _imperative(module, torch.optim.AdamW(module.parameters(), fused=True))
+    return imperative(module, torch.optim.AdamW(module.parameters(), **HYPERPARAMETERS, fused=True))
 
 
 def imperative_foreach(module: nn.Module) -> Advance:
     """The usual loop, with one call an operation."""
-    return _imperative(module, torch.optim.AdamW(module.parameters(), foreach=True))
+    return imperative(module, torch.optim.AdamW(module.parameters(), **HYPERPARAMETERS, foreach=True))
 
 
-def _imperative(module: nn.Module, optimizer: torch.optim.Optimizer) -> Advance:
+def imperative(module: nn.Module, optimizer: torch.optim.Optimizer) -> Advance:
+    """The usual loop around an optimizer that holds the module's parameters."""
+
     def advance(batch: Batch) -> Tensor:
         inputs, targets = batch
         optimizer.zero_grad()
@@ -74,7 +79,7 @@ def _torchopt(module: nn.Module, accelerated: bool) -> Advance:
 
     params = {name: leaf.detach().clone() for name, leaf in module.named_parameters()}
     skeleton = copy.deepcopy(module).to("meta")
-    optimizer = torchopt.adamw(use_accelerated_op=accelerated)
+    optimizer = torchopt.adamw(**HYPERPARAMETERS, use_accelerated_op=accelerated)
     state = optimizer.init(params)
 
     def advance(batch: Batch) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.hyperparameters import Number, check_betas, check_non_negative, is_zero, schedulable
-from functional_train.updates.transformation import GradientTransformation, chain, columnwise
+from functional_train.updates.transformation import GradientTransformation, chain, check_state, columnwise
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
@@ -80,9 +80,11 @@ def scale_by_adam(
 
     def update(g: Flat, state: AdamState, p: Flat | None, **extra: Any) -> tuple[Flat, AdamState]:
         del p, extra
-        if not amsgrad and tree.leaves(state.max_exp_avg_sq):
+        check_state(state, AdamState)
+        if not amsgrad and type(state.max_exp_avg_sq) is not tuple and tree.leaves(state.max_exp_avg_sq):
             raise StructureError(
-                "a state made with amsgrad=True was given to Adam without: call optimizer.init(params)."
+                "a state made with amsgrad=True was given to Adam without. "
+                "The optimizer state was made by another optimizer: call optimizer.init(params)."
             )
         old = (state.exp_avg, state.exp_avg_sq, *((state.max_exp_avg_sq,) if amsgrad else ()))
         moments = g.beside(*old)
@@ -99,13 +101,13 @@ def _over_reals(
 ) -> tuple[Flat, tuple[Flat, ...]]:
     """Adam with the two parts of a complex number as numbers of their own, as in torch.optim."""
     is_complex = [leaf.is_complex() for leaf in g.leaves]
+    if not any(is_complex):
+        return fused_adam(g, moments, step, betas, eps) or _recurrence(g, moments, step, betas, eps)
 
     def converted(column: Flat, convert: Callable[[Tensor], Tensor]) -> Flat:
         leaves = [convert(leaf) if here else leaf for leaf, here in zip(column.leaves, is_complex, strict=True)]
         return Flat(leaves, column.frame, column.plain)
 
-    if not any(is_complex):
-        return fused_adam(g, moments, step, betas, eps) or _recurrence(g, moments, step, betas, eps)
     parts, *old = [converted(column, lambda leaf: torch.view_as_real(leaf.resolve_conj())) for column in (g, *moments)]
     direction, new = _recurrence(parts, tuple(old), step, betas, eps)
     direction, *new = [converted(column, torch.view_as_complex) for column in (direction, *new)]

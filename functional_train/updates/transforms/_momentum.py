@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.hyperparameters import check_non_negative, is_zero, schedulable
-from functional_train.updates.transformation import GradientTransformation, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
@@ -77,11 +77,13 @@ def add_momentum(
 
     def update(g: Flat, state: MomentumState, p: Flat | None, **extra: Any) -> tuple[Flat, MomentumState]:
         del p, extra
+        check_state(state, MomentumState)
         (b,) = g.beside(state.momentum_buffer)
         if is_zero(tau):
             b = tree.add(g, b, alpha=mu)
         else:
-            share = torch.where(state.step == 0, 1.0, 1.0 - tau)
+            # In float64, whatever torch's default is: `spread` rounds it to what the leaves need.
+            share = 1.0 - tau * (state.step > 0).double()
             b = tree.add(tree.scale(g.spread(share), g), b, alpha=mu)
         updates = tree.add(g, b, alpha=momentum) if nesterov else b  # pyright: ignore[reportArgumentType]
         return updates, MomentumState(g.counted(state.step), b.tree(absent=state.momentum_buffer))

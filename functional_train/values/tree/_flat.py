@@ -12,14 +12,23 @@ from functional_train.values.tree._structure import check_prefix, difference, fl
 
 
 class Frame:
-    """What columns that were laid side by side have in common: their structure, and which leaves are there."""
+    """What columns that were laid side by side have in common: their structure, and which leaves are there.
 
-    __slots__ = ("num_leaves", "positions", "structure")
+    `positions` and `ranks` are None when all are. Otherwise `None` fills a slot of the structure: `positions` counts
+    slots, and `ranks` counts only those in which some tree has a leaf.
+    """
 
-    def __init__(self, structure: PyTreeSpec, num_leaves: int, positions: list[int] | None) -> None:
+    __slots__ = ("num_leaves", "num_slots", "positions", "ranks", "structure")
+
+    def __init__(self, structure: PyTreeSpec, columns: Sequence[list[Any]], positions: list[int] | None) -> None:
         self.structure = structure
-        self.num_leaves = num_leaves
+        self.num_leaves = self.num_slots = len(columns[0])
         self.positions = positions
+        self.ranks = None
+        if positions is not None:
+            leaves = [slot for slot, row in enumerate(zip(*columns, strict=True)) if any(x is not None for x in row)]
+            rank = {slot: rank for rank, slot in enumerate(leaves)}
+            self.num_leaves, self.ranks = len(leaves), [rank[slot] for slot in positions]
 
 
 class Flat:
@@ -66,7 +75,7 @@ class Flat:
             return self.source
         if frame.positions is None:
             return unflatten(frame.structure, self.leaves)
-        filled = [None] * frame.num_leaves if absent is None else flatten(absent, none_is_leaf=True)[0]
+        filled = [None] * frame.num_slots if absent is None else flatten(absent, none_is_leaf=True)[0]
         for position, leaf in zip(frame.positions, self.leaves, strict=True):
             filled[position] = leaf
         return unflatten(frame.structure, filled)
@@ -118,20 +127,18 @@ class Flat:
             (dtype,) = dtypes
             values = values.to(dtype)
         numbers = list(values.unbind())
-        if self.frame.positions is not None:
-            numbers = [numbers[position] for position in self.frame.positions]
+        if self.frame.ranks is not None:
+            numbers = [numbers[rank] for rank in self.frame.ranks]
         if len(dtypes) > 1:
             numbers = [number.to(_wide(leaf.dtype)) for number, leaf in zip(numbers, self.leaves, strict=True)]
         return Flat(numbers, self.frame, self.plain and not values.requires_grad)
 
     def counted(self, counts: Tensor) -> Tensor:
         """Counts of shape `(num_leaves,)`, one more for each leaf that is there."""
-        if self.frame.positions is None:
+        if self.frame.ranks is None:
             return counts + 1
-        here = set(self.frame.positions)
-        return counts + torch.tensor(
-            [position in here for position in range(self.frame.num_leaves)], device=counts.device
-        )
+        here = set(self.frame.ranks)
+        return counts + torch.tensor([rank in here for rank in range(self.frame.num_leaves)], device=counts.device)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -173,7 +180,7 @@ def flat(*trees: Any) -> tuple[Flat, ...]:
         columns.append(column)
     if structure is None:
         return ()
-    frame = Frame(structure, len(columns[0]), None)
+    frame = Frame(structure, columns, None)
     plain = is_plain(columns)
     return tuple([Flat(column, frame, plain, tree) for column, tree in zip(columns, trees, strict=True)])
 
@@ -188,7 +195,7 @@ def _without_absent(trees: Sequence[Any]) -> tuple[Flat, ...]:
     columns = [column for column, _ in flattened]
     rows = list(zip(*columns, strict=True))
     positions = [position for position, row in enumerate(rows) if all(leaf is not None for leaf in row)]
-    frame = Frame(structure, len(rows), positions)
+    frame = Frame(structure, columns, positions)
     present = [[column[position] for position in positions] for column in columns]
     plain = is_plain(present)
     return tuple([Flat(column, frame, plain, tree) for column, tree in zip(present, trees, strict=True)])

@@ -23,8 +23,8 @@ def fused_adam(
     if not (_is_dense(grads, *moments) and all(isinstance(number, float | int) for number in (*betas, eps))):
         return None
     steps = step.float().unbind()
-    if grads.frame.positions is not None:
-        steps = [steps[position] for position in grads.frame.positions]
+    if grads.frame.ranks is not None:
+        steps = [steps[rank] for rank in grads.frame.ranks]
     copies = [[leaf.clone() for leaf in column.leaves] for column in moments]
     # The kernel subtracts lr times the direction from parameters; zeros and a rate of -1 leave the direction itself.
     direction = [torch.zeros_like(leaf) for leaf in grads.leaves]
@@ -55,7 +55,10 @@ def _is_dense(*columns: Flat) -> bool:
     if dtype not in _KERNEL_DTYPES or device.type not in _KERNEL_DEVICES:
         return False
     for column in columns:
-        for leaf in column.leaves:
+        for leaf, beside in zip(column.leaves, columns[0].leaves, strict=True):
             if type(leaf) is not Tensor or leaf.dtype != dtype or leaf.device != device or not leaf.is_contiguous():
+                return False
+            # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
+            if leaf.shape != beside.shape:
                 return False
     return True

@@ -1,0 +1,10 @@
+"""Pictures of values: functions that return a matplotlib figure.
+
+The public topic `ft.plot`. It needs matplotlib, leaves pyplot alone, and shows a figure that is the last value of a
+notebook cell. `figure.savefig("loss.png")` writes one to disk.
+"""
+
+from functional_train.plot.curves import history, schedule
+from functional_train.plot.effects import effects
+
+__all__ = ["effects", "history", "schedule"]
