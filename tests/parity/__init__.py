@@ -1,0 +1,1 @@
+"""Our training beside the loop that everybody writes."""
