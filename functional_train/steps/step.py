@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from functional_train.steps.state import TrainState, check_untouched
-from functional_train.updates.transformation import GradientTransformation, make_update
+from functional_train.updates.apply import make_update
+from functional_train.updates.transformation import GradientTransformation
 from functional_train.values import random
 from functional_train.values.errors import StructureError
 from functional_train.values.params import Params

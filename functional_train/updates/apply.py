@@ -1,0 +1,119 @@
+"""Updates applied to parameters."""
+
+from typing import Any
+
+from functional_train.updates.transformation import GradientTransformation, update_columns
+from functional_train.values import tree
+from functional_train.values.errors import StructureError
+from functional_train.values.tree import Flat
+from functional_train.values.tree._structure import check_same_structure
+from functional_train.values.types import Tree, UpdateFn
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """Add updates to parameters.
+
+    Args:
+        params: A tree of tensors.
+        updates: A tree of the same structure; `None` leaves the parameter as it is.
+
+    Returns:
+        New parameters, in the dtypes of the old ones.
+
+    Raises:
+        StructureError: the structures differ; the message names where.
+
+    Source: Optax, `apply_updates`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.apply_updates({"w": torch.ones(1), "n": torch.tensor(3)}, {"w": torch.ones(1), "n": None})
+        {'w': tensor([2.]), 'n': tensor(3)}
+    """
+    p, u = tree.flat(params, updates)
+    return _added(p, u).tree(absent=params)
+
+
+def make_update(optimizer: GradientTransformation) -> UpdateFn:
+    """Make the function that takes parameters one update further.
+
+    Args:
+        optimizer: Any transformation.
+
+    Returns:
+        `(grads, opt_state, params, **extra) -> (params, opt_state)`.
+
+    Raises:
+        StructureError: when called: the gradients do not have the structure and shapes of the parameters (`None` may
+            stand for a leaf), or the state is another optimizer's.
+
+    Source: `optax.apply_updates` after `update`, as one arrow.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> optimizer = ft.sgd(0.1)
+        >>> update_fn = ft.make_update(optimizer)
+        >>> params = {"w": torch.ones(1)}
+        >>> update_fn({"w": torch.ones(1)}, optimizer.init(params), params)[0]
+        {'w': tensor([0.9000])}
+    """
+
+    def update_fn(grads: Tree, opt_state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
+        p, g = _side_by_side(params, grads)
+        try:
+            u, new_state, p = update_columns(optimizer, g, opt_state, p, extra)
+            assert p is not None
+            return _added(p, u).tree(absent=params), new_state
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            _check_state(optimizer, opt_state, params)
+            raise
+
+    return update_fn
+
+
+def _added(p: Flat, u: Flat) -> Flat:
+    same_dtypes = True
+    for position, (x, y) in enumerate(zip(p.leaves, u.leaves, strict=True)):
+        same_dtypes = same_dtypes and x.dtype == y.dtype
+        if x.shape != y.shape:
+            path = tree.paths(u.tree())[position]
+            raise StructureError(
+                f"the updates have shape {tuple(y.shape)} at {path!r}, the parameter {tuple(x.shape)}. "
+                "A transformation must keep the shapes of the gradients."
+            )
+    # Addition commutes, so the sum may take the place of fresh updates.
+    return tree.add(u.spend(), p) if same_dtypes else tree.add(p, u)
+
+
+def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
+    try:
+        p, g = tree.flat(params, grads)
+    except StructureError:
+        check_same_structure(
+            grads, params, ("grads", "params"), "Take gradients with respect to the tree that is updated, whole."
+        )
+        raise
+    if all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(p.leaves, g.leaves, strict=True)):
+        return p, g
+    for path, gradient in tree.items(grads):
+        expected = tree.get(params, path).shape
+        if gradient.shape != expected:
+            raise StructureError(
+                f"grads and params differ in shape at {path!r}: the gradient has {tuple(gradient.shape)}, the "
+                f"parameter {tuple(expected)}. A gradient has the shape of its parameter; was it reduced or batched on "
+                "the way?"
+            )
+    p, g = tree.flat(params, tree.map(lambda x, y: None if y is None else y.to(x.dtype), params, grads))
+    return p, g
+
+
+def _check_state(optimizer: GradientTransformation, opt_state: Tree, params: Tree) -> None:
+    expected = optimizer.init(params)
+    names = ("the optimizer state", "what this optimizer's init makes")
+    hint = "It was made by another optimizer, or for other parameters: call optimizer.init(params)."
+    check_same_structure(opt_state, expected, names, hint)
+    for (path, leaf), other in zip(tree.items(opt_state), tree.leaves(expected), strict=True):
+        if leaf.shape != other.shape:
+            raise StructureError(
+                f"{names[0]} has shape {tuple(leaf.shape)} at {path!r}, {names[1]} {tuple(other.shape)}. {hint}"
+            )
