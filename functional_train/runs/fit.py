@@ -77,7 +77,9 @@ def fit(
     for name, value, least in (("steps", steps, 0), ("evaluate_every", evaluate_every, 1), ("log_every", log_every, 1)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}.")
-    run = _Run(step, state, Recorder(int(getattr(state, "step", 0))), evaluate, check_finite)
+    # The members of a stacked state have gone the same way.
+    start = int(torch.as_tensor(getattr(state, "step", 0)).max())
+    run = _Run(step, state, Recorder(start), evaluate, check_finite)
     try:
         with Progress(steps, batches, progress) as bar:
             ended = _go_through(run, bar, _passes(batches, steps), evaluate_every, stop, tuple(observers), log_every)

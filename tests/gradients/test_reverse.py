@@ -17,6 +17,7 @@ from transformers.tokenization_utils_base import BatchEncoding
 import functional_train as ft
 from functional_train.values.tree._structure import map as map_tree
 from tests.global_rng import seeded
+from tests.profiles import examples
 from tests.trees import Pair, Witness, assert_bitwise, assert_close, nestings, normal, tensors
 
 floats = nestings(tensors())
@@ -325,7 +326,7 @@ def test_no_graph_outlives_the_call() -> None:
     assert all(leaf.grad_fn is None for leaf in ft.tree.leaves((grads, loss, aux)))
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(floats, st.integers(0, 3))
 def test_microscopic_changes_of_structure_do_not_matter(params: Any, wrapped: int) -> None:
     """Renaming and nesting the leaves changes where a gradient stands, not its value."""

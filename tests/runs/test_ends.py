@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import functional_train as ft
+from tests.profiles import examples
 from tests.runs.counting import START, Counter, consistent, count, numbers
 from tests.trees import assert_bitwise
 
@@ -170,7 +171,7 @@ def test_an_interrupt_at_any_line_leaves_a_whole_state() -> None:
 
 
 @given(st.integers(1, 8), st.sampled_from(["before", "after"]))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_an_interrupt_in_a_step_or_an_observer(when: int, where: str) -> None:
     """An interrupt within a step leaves the state before it; one in an observer the state after the step."""
 

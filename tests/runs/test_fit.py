@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import functional_train as ft
 from tests import global_rng
+from tests.profiles import examples
 from tests.runs.counting import START, Counter, consistent, count, numbers
 from tests.trees import Witness, assert_bitwise, normal
 
@@ -24,7 +25,7 @@ from tests.trees import Witness, assert_bitwise, normal
     evaluate_every=st.one_of(st.none(), st.integers(1, 6)),
     has_evaluation=st.booleans(),
 )
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_is_a_fold_whatever_is_watched(
     size: int, steps: int | None, log_every: int, evaluate_every: int | None, has_evaluation: bool
 ) -> None:

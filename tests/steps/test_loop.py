@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import functional_train as ft
+from tests.profiles import examples
 from tests.trees import Witness, assert_bitwise, like, nestings, seeds, tensors
 
 OPTIMIZERS = {
@@ -35,7 +36,7 @@ runs = given(nestings(tensors()), st.sampled_from(sorted(OPTIMIZERS)), st.lists(
 
 
 @runs
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_a_fold_over_a_sum_is_a_fold_after_a_fold(params: Any, name: str, drawn: list[int]) -> None:
     """fold(xs ++ ys) is fold(ys) after fold(xs), at every place to cut, bit for bit."""
     step, state = start(params, name)
@@ -47,7 +48,7 @@ def test_a_fold_over_a_sum_is_a_fold_after_a_fold(params: Any, name: str, drawn:
 
 
 @runs
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_the_three_agree(params: Any, name: str, drawn: list[int]) -> None:
     """scan's state is fold's and the last of iterate; scan's metrics are iterate's, stacked."""
     step, state = start(params, name)

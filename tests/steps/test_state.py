@@ -15,6 +15,7 @@ from torch.utils import _pytree as torch_pytree
 
 import functional_train as ft
 from tests.global_rng import seeded
+from tests.profiles import examples
 from tests.trees import assert_bitwise, nestings, normal, seeds, tensors
 
 
@@ -46,7 +47,7 @@ REBUILDS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", REBUILDS)
 @given(nestings(tensors()), seeds())
-@settings(max_examples=5)
+@settings(max_examples=examples(5))
 def test_a_state_survives(name: str, params: Any, seed: int) -> None:
     """A state that went through any of these is the same state, and a step takes it, although tensors that were once
     written to have other versions in a copy."""
@@ -127,7 +128,7 @@ def test_states_made_in_inference_mode_are_taken() -> None:
 
 
 @given(nestings(tensors()), st.booleans(), st.booleans())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_a_state_is_one_tree(params: Any, has_buffers: bool, has_key: bool) -> None:
     """Its leaves are those of its fields, in both pytree libraries, and what is not owned adds none."""
     buffers = ft.Params({"mean": torch.zeros(2)}) if has_buffers else None

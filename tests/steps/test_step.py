@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import functional_train as ft
 from tests import global_rng
 from tests.global_rng import seeded
+from tests.profiles import examples
 from tests.trees import Witness, assert_bitwise, assert_close, like, nestings, normal, seeds, tensors
 
 OPTIMIZERS = {
@@ -27,7 +28,7 @@ def distance(params: Any, batch: Any, **owned: Any) -> Tensor:
     return ft.tree.vdot(apart, apart) / 2
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(nestings(tensors()), seeds(), st.sampled_from(sorted(OPTIMIZERS)))
 def test_a_step_is_pure(params: Any, seed: int, name: str) -> None:
     """State and batch stay what they are, no global generator moves, and the same step again gives the same bits."""
@@ -44,7 +45,7 @@ def test_a_step_is_pure(params: Any, seed: int, name: str) -> None:
 
 
 @given(nestings(tensors()), seeds(), st.sampled_from(sorted(OPTIMIZERS)))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_a_step_is_its_parts(params: Any, seed: int, name: str) -> None:
     """A step is the gradient, then the update, and nothing else; it counts the batch."""
     optimizer, batch = OPTIMIZERS[name](), like(seed, params)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import functional_train as ft
+from tests.profiles import examples
 from tests.trees import assert_bitwise, assert_close, like, normal, seeds
 
 FACTORIES: dict[str, tuple[Callable[..., ft.GradientTransformation], dict[str, Any]]] = {
@@ -60,7 +61,7 @@ def run(optimizers: list[ft.GradientTransformation], grads: list[Any] = SOME_GRA
 
 @pytest.mark.parametrize(("factory", "name", "place"), CASES)
 @given(values=st.lists(st.floats(0.01, 0.95), min_size=3, max_size=3), seed=seeds())
-@settings(max_examples=5)
+@settings(max_examples=examples(5))
 def test_a_schedule_is_its_values(factory: str, name: str, place: int | None, values: list[float], seed: int) -> None:
     """An optimizer with a schedule equals a new optimizer at every step, made with the schedule's value there.
 

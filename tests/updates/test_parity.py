@@ -11,6 +11,7 @@ from torch.testing._internal.common_optimizers import optim_db
 import functional_train as ft
 from functional_train.updates.optimizers._adam import _recurrence
 from functional_train.values.tree._fused import fused_adam
+from tests.profiles import examples
 from tests.trees import (
     SHAPES,
     assert_bitwise,
@@ -115,7 +116,7 @@ def test_moments_equal_torch_optims(name: str) -> None:
         assert ft.tree.get(state, "step").tolist() == [int(torchs["step"]) for torchs in theirs]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(nestings(tensors()), seeds(), st.sampled_from(sorted(OPTION_SETS)), st.data())
 def test_equals_torch_optim_on_any_tree(params: Any, seed: int, name: str, data: st.DataObject) -> None:
     """Containers play no part: random trees follow torch.optim too."""
@@ -209,7 +210,7 @@ def test_low_precision_is_as_near_as_torchs(name: str, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("max_norm", [0.0, 0.5, 3.0, 1e9])
 @given(params=nestings(tensors()))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_clipping_equals_torchs(params: Any, max_norm: float) -> None:
     """clip_by_global_norm is clip_grad_norm_ on a copy."""
     theirs = [torch.nn.Parameter(leaf.clone()) for leaf in ft.tree.leaves(params)]

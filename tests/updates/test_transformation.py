@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import functional_train as ft
 from tests.global_rng import seeded
+from tests.profiles import examples
 from tests.trees import Witness, assert_bitwise, assert_close, like, nestings, normal, seeds, tensors, without
 
 Tree = Any
@@ -101,7 +102,7 @@ def apart(names: list[str], grads: Tree, states: tuple[Tree, ...], params: Tree)
     return ft.tree.map(torch.add, params, grads), tuple(new_states)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(links(), nestings(tensors()), seeds(), st.data())
 def test_nothing_that_anybody_holds_ever_changes(
     names: list[str], params: Tree, seed: int, data: st.DataObject
@@ -134,7 +135,7 @@ def test_nothing_that_anybody_holds_ever_changes(
         witness.check()
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(links(SHIPPED), nestings(tensors()), seeds(), st.data())
 def test_absent_gradients_leave_params_and_state_alone(
     names: list[str], params: Tree, seed: int, data: st.DataObject
@@ -156,7 +157,7 @@ def test_absent_gradients_leave_params_and_state_alone(
         assert not ft.tree.leaves(updates)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(links(max_size=2), links(max_size=2), links(max_size=2), nestings(tensors()), seeds())
 def test_chain_is_associative_with_identity(
     one: list[str], two: list[str], three: list[str], params: Tree, seed: int
@@ -183,7 +184,7 @@ def test_chain_is_associative_with_identity(
         assert_bitwise(leaves, outcomes[0][1])
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.sampled_from(sorted(SHIPPED)), nestings(tensors()), seeds())
 def test_runs_of_one_optimizer_do_not_meet(name: str, params: Tree, seed: int) -> None:
     """Two runs that take turns with one optimizer object are what each is alone."""
@@ -200,7 +201,7 @@ def test_runs_of_one_optimizer_do_not_meet(name: str, params: Tree, seed: int) -
     assert_bitwise([turn[1] for turn in turns], list(run(LINKS[name](), seed + 100)))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.sampled_from(sorted(SHIPPED)), nestings(tensors()), seeds())
 def test_updates_and_state_keep_their_structure(name: str, params: Tree, seed: int) -> None:
     """Updates look like params; the state after an update looks like the one before: structure, shapes and dtypes."""
