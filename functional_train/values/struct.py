@@ -1,7 +1,7 @@
 """`struct`: frozen dataclasses that are pytrees."""
 
 import dataclasses
-from typing import Any, NoReturn, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 from functional_train.values.errors import ImmutableError
 from functional_train.values.tree._structure import register_node
@@ -65,8 +65,10 @@ def struct(cls: type[T]) -> type[T]:
     dynamic = tuple(field.name for field in fields if not field.metadata.get(_STATIC))
     static = tuple(field.name for field in fields if field.metadata.get(_STATIC))
 
-    def refuse(self: Any, name: str, *value: object) -> NoReturn:
+    def refuse(self: Any, name: str, *value: object) -> None:
         del self, value
+        if name == "__orig_class__":  # typing's note on what was made by calling Generic[...]
+            return
         raise ImmutableError(
             f"{cls.__name__} is immutable: {name!r} cannot be written or removed. Make a new one: "
             f"value.replace({name}=...)."

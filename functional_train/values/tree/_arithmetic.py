@@ -5,12 +5,13 @@ number, a 0-d tensor, or a column of 0-d tensors beside the others, and never ch
 gives structure, shapes and dtypes. Columns (`Flat`) may take the place of trees.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from functional_train.values.tree._elementwise import Scalar, elementwise
+from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar
 from functional_train.values.tree._flat import Flat
 from functional_train.values.tree._structure import is_floating, leaves, map
 
@@ -155,10 +156,18 @@ def lerp(start: Any, end: Any, weight: Scalar) -> Any:
         >>> ft.tree.lerp({"w": torch.zeros(2)}, {"w": torch.ones(2)}, 0.1)
         {'w': tensor([0.1000, 0.1000])}
     """
-    return elementwise(_lerp, torch.lerp, (start, end), (weight,))
+    return elementwise(_lerp, _lerp_of_leaf, (start, end), (weight,))
 
 
-def _lerp(start: list[Tensor], end: list[Tensor], weight: Any) -> tuple[Tensor, ...]:
+def _lerp_of_leaf(start: Tensor, end: Tensor, weight: Any) -> Tensor:
+    # The one operation here that does not promote types itself.
+    wide = torch.promote_types(start.dtype, end.dtype)
+    return torch.lerp(start.to(wide), end.to(wide), weight.to(wide) if isinstance(weight, Tensor) else weight)
+
+
+def _lerp(start: list[Tensor], end: list[Tensor], weight: Any) -> Sequence[Tensor]:
+    if any(x.dtype != y.dtype for x, y in zip(start, end, strict=True)):
+        return [_lerp_of_leaf(x, y, weight) for x, y in zip(start, end, strict=True)]
     return torch._foreach_lerp(start, end, [weight] * len(start) if isinstance(weight, Tensor) else weight)
 
 
@@ -388,8 +397,3 @@ def vdot(first: Any, second: Any) -> Tensor:
     """
     products = leaves(map(lambda a, b: torch.sum(a.conj() * b), first, second))
     return torch.stack(products).sum() if products else torch.zeros(())
-
-
-def is_scalar(value: Any) -> bool:
-    """Whether a value stands for one number: a Python number, or a 0-d tensor."""
-    return isinstance(value, int | float | complex) or (isinstance(value, Tensor) and value.ndim == 0)

@@ -157,13 +157,15 @@ def ravel(tree: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     vector = torch.cat([leaf.reshape(-1) for leaf in parts]) if parts else torch.zeros(0)
 
     def unravel(flat: Tensor) -> Any:
-        pieces = flat.split(sizes)
-        return unflatten(
-            structure,
-            [piece.reshape(shape).to(dtype) for piece, (shape, dtype) in zip(pieces, shapes_and_dtypes, strict=True)],
-        )
+        pieces = zip(flat.split(sizes), shapes_and_dtypes, strict=True)
+        return unflatten(structure, [_converted(piece, dtype).reshape(shape) for piece, (shape, dtype) in pieces])
 
     return vector, unravel
+
+
+def _converted(piece: Tensor, dtype: torch.dtype) -> Tensor:
+    # Between complex leaves a real one has an imaginary part of zero, whose loss torch would warn of.
+    return (piece.real if piece.is_complex() and not dtype.is_complex else piece).to(dtype)
 
 
 def num_elements(tree: Any) -> int:

@@ -87,3 +87,8 @@ def _one_leaf(one: Callable[..., Any], row: Sequence[Any], numbers: Sequence[Any
         return one(*wide, *(_as_dtype(number, torch.float32) for number in numbers)).to(dtype)
     out = one(*row, *(_as_dtype(number, dtype) for number in numbers))
     return out if out.dtype == dtype else out.to(dtype)
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a value stands for one number: a Python number, or a 0-d tensor."""
+    return isinstance(value, int | float | complex) or (isinstance(value, Tensor) and value.ndim == 0)

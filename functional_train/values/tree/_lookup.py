@@ -86,10 +86,10 @@ def _nodes(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 
 
 def _find(tree: Any, name: str) -> tuple[str, ...]:
-    wanted = tuple(name.split("/"))
-    nodes = [path for path, _ in _nodes(tree, ()) if path[-len(wanted) :] == wanted]
-    if wanted in nodes:
-        return wanted
+    # Compared as they are written, since a name may hold a slash itself.
+    written = [(path, "/".join(path)) for path, _ in _nodes(tree, ())]
+    nodes = [path for path, full in written if full == name]
+    nodes = nodes or [path for path, full in written if f"/{full}".endswith(f"/{name}")]
     if len(nodes) == 1:
         return nodes[0]
     if nodes:

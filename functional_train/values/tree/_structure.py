@@ -243,9 +243,11 @@ def difference(first: Any, second: Any, names: tuple[str, str], *, prefix: bool 
         below = difference(one, other, names, prefix=prefix, path=f"{path}/{name}" if path else name)
         if below is not None:
             return below
-    if not prefix and not same_structure(first, second):
-        return f"{place}: the static fields differ"
-    return None
+    return None if _metadata(first) == _metadata(second) else f"{place}: the static fields differ"
+
+
+def _metadata(node: Any) -> Any:
+    return optree.tree_flatten_one_level(node, namespace=NAMESPACE)[1]
 
 
 def _kind(node: Any) -> str:

@@ -1,0 +1,1 @@
+"""The demo: the library's public functions on two real tasks."""

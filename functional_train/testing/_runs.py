@@ -1,0 +1,60 @@
+"""Two updates from given gradients, which is what most laws look at."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from functional_train.testing.assertions import assert_same_structure
+from functional_train.updates.apply import apply_updates
+from functional_train.testing.assertions import assert_same_structure
+from functional_train.updates.transformation import GradientTransformation
+from functional_train.values import random, tree
+from functional_train.values.types import Tree
+
+
+class Update(NamedTuple):
+    """What one update made."""
+
+    updates: Tree
+    state: Tree
+    params: Tree
+
+
+def gradients(grads: Tree) -> tuple[Tree, Tree]:
+    """Two gradients that point in opposite directions."""
+    return grads, tree.scale(-0.5, grads)
+
+
+def extras(grads: Tree) -> dict[str, Any]:
+    """What `make_step` would pass to an update besides."""
+    value = torch.ones(())
+    return {"value": value, "grad_and_value_fn": lambda params: (grads, value), "key": random.key(0)}
+
+
+def run(transformation: GradientTransformation, params: Tree, grads: Tree, state: Tree | None = None) -> list[Update]:
+    """Two updates, from a state or from the beginning."""
+    made: list[Update] = []
+    state = transformation.init(params) if state is None else state
+    for slope in gradients(grads):
+        updates, state = transformation.update(slope, state, params, **extras(slope))
+        assert_same_structure(updates, slope)
+        params = apply_updates(params, updates)
+        made.append(Update(updates, state, params))
+    return made
+
+
+def in_float64(*trees: Tree) -> tuple[Tree, ...]:
+    """Trees whose floating leaves are float64, so that rounding is far below any mistake."""
+    return tuple([tree.to(each, torch.float64) for each in trees])
+
+
+def away_from_zero(grads: Tree) -> Tree:
+    """Gradients of size 1.5 and more, where methods that divide by a gradient's size are smooth."""
+    return tree.map(lambda leaf: leaf + torch.where(leaf < 0, -1.5, 1.5).to(leaf.dtype), grads)
+
+
+def pairs(params: Tree, grads: Tree) -> list[tuple[Any, Any]]:
+    """Each parameter beside its gradient, which may be None."""
+    found: list[tuple[Any, Any]] = []
+    tree.map(lambda leaf, grad: found.append((leaf, grad)), params, grads)
+    return found

@@ -1,0 +1,106 @@
+"""Every transformation, schedule and step of the library keeps every law that users can hold theirs to."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import functional_train as ft
+from functional_train import testing
+from functional_train.testing.factories import registered_factories
+from functional_train.testing.laws import LAWS, check_law
+from tests import cases
+
+Law = Callable[..., None]
+FACTORIES = {**cases.OPTIMIZERS, **cases.TRANSFORMS, **cases.WRAPPERS}
+
+
+@pytest.mark.parametrize(
+    ("case", "law"),
+    cases.with_laws("optimizer", cases.OPTIMIZERS)
+    + cases.with_laws("transformation", [*cases.TRANSFORMS, *cases.WRAPPERS]),
+)
+def test_transformation(case: str, law: Law) -> None:
+    """What a factory makes without arguments keeps the law, whatever the parameters and gradients."""
+    check_law(law, FACTORIES[case](), testing.params_and_grads())
+
+
+# Whether 16 bits hold what comes out of a chain depends on the sizes that its links hand on.
+OF_CHAINS = [law for law in LAWS["transformation"] if law not in {testing.keeps_low_precision, testing.takes_any_tree}]
+
+
+@pytest.mark.parametrize("law", OF_CHAINS, ids=lambda law: law.__name__)
+@given(data=st.data())
+@settings(max_examples=max(1, settings().max_examples // 10))
+def test_random_chain(law: Law, data: st.DataObject) -> None:
+    """A chain of transformations with drawn hyperparameters keeps the law."""
+    law(data.draw(testing.gradient_transformations()), *data.draw(testing.params_and_grads()))
+
+
+@pytest.mark.parametrize(("case", "law"), cases.with_laws("schedule", cases.SCHEDULES))
+def test_schedule(case: str, law: Law) -> None:
+    """A schedule keeps the law, however many of its steps are looked at."""
+    check_law(law, cases.SCHEDULES[case](*cases.SCHEDULE_ARGUMENTS[case]), st.tuples(st.integers(2, 60)))
+
+
+def distance(params: Any, target: Any, key: Tensor | None = None, buffers: Any = None) -> tuple[Tensor, ft.Aux]:
+    """Half the squared distance to a target, moved by noise when there is a key, and counted when there are buffers."""
+    shift = 0.0 if key is None else ft.random.normal(key)
+    pairs = zip(ft.tree.leaves(params), ft.tree.leaves(target), strict=True)
+    apart = [(leaf - goal - shift).float().square().sum() for leaf, goal in pairs if leaf.is_floating_point()]
+    counted = buffers and buffers | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
+    return torch.stack(apart).sum() / 2, ft.Aux(buffers=counted)
+
+
+@pytest.mark.parametrize(("case", "law"), cases.with_laws("step", cases.OPTIMIZERS))
+def test_step(case: str, law: Law) -> None:
+    """A step made of a gradient and an optimizer keeps the law, with and without a key and buffers."""
+    optimizer = cases.OPTIMIZERS[case]()
+    states = testing.train_states(optimizer=optimizer)
+    arguments = states.flatmap(lambda state: st.tuples(st.just(state), testing.batches(state.params, max_size=3)))
+    check_law(law, ft.make_step(ft.grad_and_value(distance, has_aux=True), optimizer), arguments)
+
+
+@pytest.mark.parametrize("case", cases.REFERENCES)
+def test_equals_its_reference(case: str) -> None:
+    """Three updates in float64, the last without some gradients, lead where the reference leads."""
+
+    @settings(max_examples=settings().max_examples // 5)
+    @given(testing.params_and_grads(dtype=torch.float64, min_leaves=1))
+    def holds(drawn: Any) -> None:
+        params, grads = drawn
+        leaves: list[Tensor] = ft.tree.leaves(params)
+        first: list[Tensor | None] = []
+        ft.tree.map(lambda _, grad: first.append(grad), params, grads)
+        second = [None if grad is None else -0.5 * grad for grad in first]
+        third = [None if place % 2 else grad for place, grad in enumerate(first)]
+        optimizer = FACTORIES[case]()
+        reached, state = list(leaves), optimizer.init(leaves)
+        for row, expected in zip(
+            (first, second, third), cases.REFERENCES[case](leaves, [first, second, third]), strict=True
+        ):
+            reached, state = ft.make_update(optimizer)(row, state, reached)
+            # Three steps of a handful of roundings of numbers up to 10.
+            testing.assert_trees_close(reached, expected, rtol=1e-12, atol=1e-12)
+
+    holds()
+
+
+def test_all_that_is_public_is_registered() -> None:
+    """The strategies draw from exactly the factories that are promised."""
+    assert set(registered_factories()) == {*cases.OPTIMIZERS, *cases.TRANSFORMS}
+
+
+def test_tables_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing row and a spare row are errors that name it."""
+    monkeypatch.setitem(cases.REFERENCES, "adan", cases.REFERENCES["adam"])
+    with pytest.raises(LookupError, match=r"REFERENCES: no row for \[\], and rows for nothing: \['adan'\]"):
+        cases.check_tables()
+    monkeypatch.delitem(cases.REFERENCES, "adan")
+    monkeypatch.delitem(cases.SCHEDULE_ARGUMENTS, "linear")
+    with pytest.raises(LookupError, match=r"SCHEDULE_ARGUMENTS: no row for \['linear'\]"):
+        cases.check_tables()
