@@ -27,7 +27,9 @@ def test_package_and_topics_list_their_names() -> None:
     """The package and each of its topics say in `__all__` what they promise."""
     package = importlib.import_module(PACKAGE)
     assert package.__all__, "functional_train.__all__ is empty"
-    promised = {name: getattr(package, name) for name in package.__all__ if isinstance(getattr(package, name), ModuleType)}
+    promised = {
+        name: getattr(package, name) for name in package.__all__ if isinstance(getattr(package, name), ModuleType)
+    }
     silent = [name for name, module in {**promised, **topics()}.items() if not getattr(module, "__all__", None)]
     assert not silent, f"topics without __all__: {silent}"
 

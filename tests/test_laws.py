@@ -12,8 +12,9 @@ from torch import Tensor
 import functional_train as ft
 from functional_train import testing
 from functional_train.testing.factories import registered_factories
-from functional_train.testing.laws import LAWS, check_law
+from functional_train.testing.laws import LAWS, check_law, settings_for
 from tests import cases
+from tests.profiles import examples
 
 Law = Callable[..., None]
 FACTORIES = {**cases.OPTIMIZERS, **cases.TRANSFORMS, **cases.WRAPPERS}
@@ -34,11 +35,15 @@ OF_CHAINS = [law for law in LAWS["transformation"] if law not in {testing.keeps_
 
 
 @pytest.mark.parametrize("law", OF_CHAINS, ids=lambda law: law.__name__)
-@given(data=st.data())
-@settings(max_examples=max(1, settings().max_examples // 10))
-def test_random_chain(law: Law, data: st.DataObject) -> None:
+def test_random_chain(law: Law) -> None:
     """A chain of transformations with drawn hyperparameters keeps the law."""
-    law(data.draw(testing.gradient_transformations()), *data.draw(testing.params_and_grads()))
+
+    @settings_for(law)
+    @given(testing.gradient_transformations(), testing.params_and_grads())
+    def holds(chain: ft.GradientTransformation, drawn: Any) -> None:
+        law(chain, *drawn)
+
+    holds()
 
 
 @pytest.mark.parametrize(("case", "law"), cases.with_laws("schedule", cases.SCHEDULES))
@@ -69,7 +74,7 @@ def test_step(case: str, law: Law) -> None:
 def test_equals_its_reference(case: str) -> None:
     """Three updates in float64, the last without some gradients, lead where the reference leads."""
 
-    @settings(max_examples=settings().max_examples // 5)
+    @settings(max_examples=examples(20))
     @given(testing.params_and_grads(dtype=torch.float64, min_leaves=1))
     def holds(drawn: Any) -> None:
         params, grads = drawn

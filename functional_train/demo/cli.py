@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ft.NonFiniteError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
-        return _complain("interrupted; nothing was saved", _INTERRUPTED)
+        return _complain("interrupted", _INTERRUPTED)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -56,11 +56,11 @@ def _run(options: argparse.Namespace) -> int:
 
     interrupted = history.ended == "interrupted"
     print(f"\n{'interrupted' if interrupted else 'trained'} after {int(state.step)} steps, {seconds:.1f} s")
-    print(task.report(state))
-    batch = ft.tree.to(task.batch_at(int(state.step)), options.device)
-    print(f"\nwho owned what, in one more step\n{ownership.measure(task, optimizer, state, batch)}\n")
     for path, content in training.save(options.out, options.task, state, history).items():
         print(f"saved {path}: {content}")
+    print(f"\n{task.report(state)}", flush=True)
+    batch = ft.tree.to(task.batch_at(int(state.step)), options.device)
+    print(f"\nwho owned what, in one more step\n{ownership.measure(task, optimizer, state, batch)}")
     return _INTERRUPTED if interrupted else 0
 
 

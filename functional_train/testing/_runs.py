@@ -6,7 +6,6 @@ import torch
 
 from functional_train.testing.assertions import assert_same_structure
 from functional_train.updates.apply import apply_updates
-from functional_train.testing.assertions import assert_same_structure
 from functional_train.updates.transformation import GradientTransformation
 from functional_train.values import random, tree
 from functional_train.values.types import Tree

@@ -1,14 +1,17 @@
 """Laws of schedules: pure functions from a step to a value."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from functional_train.testing.assertions import assert_trees_close, assert_trees_equal
-from functional_train.values.types import Schedule
+
+StepSchedule = Callable[[int | Tensor], Tensor]
 
 
-def is_finite(schedule: Schedule, num_steps: int) -> None:
+def is_finite(schedule: StepSchedule, num_steps: int) -> None:
     """Assert that a schedule is finite at every step, also long after its end.
 
     Args:
@@ -28,7 +31,7 @@ def is_finite(schedule: Schedule, num_steps: int) -> None:
             raise AssertionError(f"the value at step {step} is {value.item()}")
 
 
-def is_function_of_step(schedule: Schedule, num_steps: int) -> None:
+def is_function_of_step(schedule: StepSchedule, num_steps: int) -> None:
     """Assert that a step may be an int, a 0-d tensor, or an entry of a larger one or of a mapped one.
 
     The value is float64 and has the shape of the step. For an int and a 0-d tensor it is the same bits; in vectors the
@@ -54,7 +57,7 @@ def is_function_of_step(schedule: Schedule, num_steps: int) -> None:
         assert_trees_close(together, values, rtol=1e-14, atol=1e-15)
 
 
-def has_no_jumps(schedule: Schedule, num_steps: int) -> None:
+def has_no_jumps(schedule: StepSchedule, num_steps: int) -> None:
     """Assert that a schedule is continuous: no step changes it by much more than the steps beside it do.
 
     A phase of a single step is a jump; so is a staircase, to which this law does not apply.

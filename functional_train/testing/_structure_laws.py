@@ -99,7 +99,7 @@ def takes_any_tree(transformation: GradientTransformation, params: Tree, grads: 
 
     Example:
         >>> import functional_train as ft, functional_train.testing, torch
-        >>> ft.testing.takes_any_tree(ft.adam(), {"w": torch.ones(2)}, {"w": torch.ones(2)})
+        >>> ft.testing.takes_any_tree(ft.sgd(), {"w": torch.ones(2)}, {"w": torch.ones(2)})
     """
     empty = [{}, (), [], (None,), {"a": (), "b": {"c": []}, "d": None}]
     small = [torch.ones(()), [torch.ones(0), torch.ones(2, 0)], [torch.ones(2, dtype=one) for one in _FLOATING]]

@@ -134,7 +134,9 @@ def traces_as_one_graph(transformation: GradientTransformation, params: Tree, gr
         >>> import functional_train as ft, functional_train.testing, torch
         >>> ft.testing.traces_as_one_graph(ft.sgd(), {"w": torch.ones(2)}, {"w": torch.ones(2)})
     """
-    both = enumerate(pairs(*in_float64(params, grads)))
+    # Other layouts than the plain one may change once, from the first state to the second.
+    plain = tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), in_float64(params, grads))
+    both = enumerate(pairs(*plain))
     named = {f"leaf{position:04}": pair for position, pair in both}
     values, slopes = ({name: pair[which] for name, pair in named.items()} for which in (0, 1))
 

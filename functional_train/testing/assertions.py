@@ -1,7 +1,7 @@
 """Assertions about trees, and about what a function leaves alone."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -195,7 +195,7 @@ def _state_of(leaf: Any) -> tuple[Any, ...]:
 
 
 @contextmanager
-def assert_global_rng_untouched() -> Iterator[None]:
+def assert_global_rng_untouched() -> Generator[None, None, None]:
     """Assert that nothing inside moved a global random generator: Python's, NumPy's, or torch's on any device.
 
     Yields:

@@ -27,12 +27,10 @@ _UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 @functools.cache
 def registered_factories() -> Mapping[str, Callable[..., GradientTransformation]]:
     """Every factory of the library that makes a transformation when called without arguments, by name."""
-    found: dict[str, Callable[..., GradientTransformation]] = {}
-    for module in pkgutil.walk_packages(updates.__path__, f"{updates.__name__}."):
-        for name, value in vars(importlib.import_module(module.name)).items():
-            if inspect.isfunction(value) and value.__module__ == module.name and makes_transformation(value):
-                found[name] = value
-    return {name: found[name] for name in sorted(found) if not name.startswith("_")}
+    names = [module.name for module in pkgutil.walk_packages(updates.__path__, f"{updates.__name__}.")]
+    members = [item for name in names for item in vars(importlib.import_module(name)).items()]
+    public = [(name, value) for name, value in members if inspect.isfunction(value) and not name.startswith("_")]
+    return {name: value for name, value in sorted(public) if makes_transformation(value)}
 
 
 def makes_transformation(factory: Callable[..., Any]) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from functional_train.testing._algebra_laws import composes, descends
@@ -47,6 +47,14 @@ LAWS: Mapping[str, tuple[Law, ...]] = {
 _SHARE_OF_EXAMPLES = {traces_as_one_graph: 50}
 
 
+def settings_for(law: Law) -> settings:
+    """As many examples of a law as its cost allows; a law that traces is not given time to simplify a failure."""
+    profile = settings()
+    examples = max(1, profile.max_examples // _SHARE_OF_EXAMPLES.get(law, 10))
+    skipped = (Phase.shrink, Phase.explain) if law in _SHARE_OF_EXAMPLES else ()
+    return settings(profile, max_examples=examples, phases=[phase for phase in profile.phases if phase not in skipped])
+
+
 def check_law(law: Law, subject: Any, arguments: SearchStrategy[Any]) -> None:
     """Look for arguments that break a law.
 
@@ -66,7 +74,7 @@ def check_law(law: Law, subject: Any, arguments: SearchStrategy[Any]) -> None:
         ...     ft.testing.check_law(law, ft.sgd(0.1), ft.testing.params_and_grads())
     """
 
-    @settings(max_examples=max(1, settings.default.max_examples // _SHARE_OF_EXAMPLES.get(law, 10)))
+    @settings_for(law)
     @given(arguments)
     def holds(drawn: tuple[Any, ...]) -> None:
         law(subject, *drawn)

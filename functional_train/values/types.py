@@ -29,7 +29,8 @@ class LossFn(Protocol):
         tensor(4.)
     """
 
-    def __call__(self, params: Tree, batch: Tree, /, **owned: Any) -> Any: ...
+    # With *args too, the rest of the signature is free: (params, batch) and (params, batch, *, key) are both losses.
+    def __call__(self, params: Tree, batch: Tree, /, *args: Any, **owned: Any) -> Any: ...
 
 
 class GradFn(Protocol):
@@ -42,7 +43,7 @@ class GradFn(Protocol):
         (tensor(4.), tensor(4.))
     """
 
-    def __call__(self, params: Tree, batch: Tree, /, **owned: Any) -> tuple[Tree, Any]: ...
+    def __call__(self, params: Tree, batch: Tree, /, *args: Any, **owned: Any) -> tuple[Tree, Any]: ...
 
 
 class UpdateFn(Protocol):

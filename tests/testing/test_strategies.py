@@ -14,6 +14,7 @@ from functional_train import testing
 from functional_train.testing.factories import makes_transformation, registered_factories
 from functional_train.testing.strategies import Layer, Pair
 from tests.global_rng import seeded
+from tests.profiles import examples
 
 SEARCH = settings(
     max_examples=3000, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -33,10 +34,10 @@ TENSORS: dict[str, Callable[[Tensor], bool]] = {
 }
 
 
-@pytest.mark.parametrize("property", TENSORS)
-def test_tensors_are_of_every_kind(property: str) -> None:  # noqa: A002
+@pytest.mark.parametrize("kind_of_tensor", TENSORS)
+def test_tensors_are_of_every_kind(kind_of_tensor: str) -> None:
     """Among tensors is one of each kind."""
-    find(testing.tensors(), TENSORS[property], settings=WITHOUT_SHRINKING)
+    find(testing.tensors(), TENSORS[kind_of_tensor], settings=WITHOUT_SHRINKING)
 
 
 @given(
@@ -138,7 +139,7 @@ def test_nothing_moves_a_global_generator() -> None:
         testing.from_module(nn.Identity()),
     )
 
-    @settings(max_examples=20)
+    @settings(max_examples=examples(20))
     @given(everything)
     def draw(drawn: Any) -> None:
         del drawn
@@ -148,7 +149,7 @@ def test_nothing_moves_a_global_generator() -> None:
 
 
 @given(st.data())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_parameters_for_a_module(data: st.DataObject) -> None:
     """`from_module` gives what `functionalize` takes, of any size, and another dtype where the module has one."""
     with seeded():
@@ -213,7 +214,7 @@ def test_chains_are_made_of_all_that_is_registered() -> None:
 
 
 @given(testing.train_states())
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_states_are_at_the_beginning(state: ft.TrainState) -> None:
     """A drawn state counts no batch, holds something to train, and passes its own check."""
     assert state.step == 0

@@ -12,9 +12,10 @@ from torch import Tensor
 import functional_train as ft
 from functional_train import testing
 from functional_train.values import tree
+from tests.profiles import examples
 
 Op = Callable[..., Any]
-SOME, FEW = settings(max_examples=settings().max_examples // 6), settings(max_examples=settings().max_examples // 10)
+SOME, FEW = settings(max_examples=examples(15)), settings(max_examples=examples(10))
 HALF = torch.tensor(0.5, dtype=torch.float64)
 LOW = (torch.bfloat16, torch.float16)
 
@@ -46,7 +47,7 @@ CASES: dict[str, Case] = {
     "scale tensor": Case(lambda a, b, c: tree.scale(HALF, a), lambda a, b, c: 0.5 * a),
     "lerp": Case(lambda a, b, c: tree.lerp(a, b, 0.25), lambda a, b, c: a + 0.25 * (b - a)),
     "lerp tensor": Case(lambda a, b, c: tree.lerp(a, b, HALF), lambda a, b, c: a + 0.5 * (b - a)),
-    "addcmul": Case(lambda a, b, c: tree.addcmul(a, b, c), lambda a, b, c: a + b * c),
+    "addcmul": Case(tree.addcmul, lambda a, b, c: a + b * c),
     "addcmul decay": Case(
         lambda a, b, c: tree.addcmul(a, b, c, 0.1, decay=0.9), lambda a, b, c: 0.9 * a + 0.1 * (b * c)
     ),
@@ -137,9 +138,10 @@ def test_none_absorbs(name: str, trees: Any, data: st.DataObject) -> None:
     """Where any tree has None the result has None, and the other leaves are as before."""
     paths = tree.paths(trees[0])
     gone = [data.draw(st.sets(st.sampled_from(paths))) if paths else set() for _ in trees]
-    with_none = [tree.partition(each, lambda path, _, lost=lost: path in lost)[1] for each, lost in zip(trees, gone)]
+    rows = list(zip(trees, gone, strict=True))
+    with_none = [tree.partition(each, lambda path, _, lost=lost: path in lost)[1] for each, lost in rows]
     used = {"add": 2, "sub": 2, "mul": 2, "div": 2, "lerp": 2, "maximum": 2, "scale": 1, "sqrt": 1}.get(
-        name.split()[0], 3
+        name.split(maxsplit=1)[0], 3
     )
     used = 1 if name in {"add number", "add tensor", "sub number"} else 2 if name == "where scalar" else used
     lost = set().union(*gone[:used])
@@ -176,7 +178,7 @@ def test_complex_leaves(name: str, trees: Any) -> None:
 def test_misfits_are_named(name: str) -> None:
     """Trees of other structures raise StructureError with the place, where the operation takes more than one."""
     one, other = {"a": torch.ones(2), "b": torch.ones(2)}, {"a": torch.ones(2)}
-    if name.split()[0] in {"scale", "sqrt"} or name in {"add number", "add tensor", "sub number"}:
+    if name.split(maxsplit=1)[0] in {"scale", "sqrt"} or name in {"add number", "add tensor", "sub number"}:
         return
     with pytest.raises(ft.StructureError, match="at 'b'"):
         CASES[name].ours(one, other, one)
@@ -184,7 +186,7 @@ def test_misfits_are_named(name: str) -> None:
 
 @given(testing.params().filter(lambda p: all(x.is_floating_point() for x in tree.leaves(p))), st.data())
 def test_norm_and_inner_product_of_flattened_trees(params: Any, data: st.DataObject) -> None:
-    """`global_norm` and `vdot` are those of one long vector, in float32 at least; None and empty trees count as zero."""
+    """`global_norm` and `vdot` are those of one long vector, in float32 at least; empty trees count as zero."""
     (other,) = data.draw(testing.batches(params, min_size=1, max_size=1))
     vector, second = (ft.tree.ravel(tree.to(each, torch.float64))[0].double() for each in (params, other))
     norm = tree.global_norm(params)

@@ -1,4 +1,4 @@
-"""Columns are trees laid side by side: the same arithmetic, absent leaves left out, and nothing written that is held."""
+"""Columns are trees laid side by side: the same arithmetic, absent leaves left out, nothing held written to."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,14 @@ import functional_train as ft
 from functional_train import testing
 from functional_train.values import tree
 from functional_train.values.tree import Flat
+from tests.profiles import examples
 
-SOME = settings(max_examples=settings().max_examples // 3)
+SOME = settings(max_examples=examples(30))
 
 
 @given(testing.params_and_grads())
 def test_columns_are_the_leaves_that_all_trees_have(drawn: Any) -> None:
-    """A row in which any tree has None is in no column; each column gives back its tree, with None or others' leaves."""
+    """A row in which any tree has None is in no column; each column gives back its tree, or fills it."""
     params, grads = drawn
     p, g = tree.flat(params, grads)
     rows: list[Any] = []
@@ -79,7 +80,7 @@ def test_what_does_not_fit_is_named() -> None:
         column.beside({"a": torch.ones(2)})
     with pytest.raises(ft.StructureError, match="at 'b': the first tree has it, another does not"):
         tree.flat(one, {"a": None})
-    with pytest.raises(ft.StructureError, match="columns of different flat.* calls cannot meet"):
+    with pytest.raises(ft.StructureError, match=r"columns of different flat.* calls cannot meet"):
         tree.add(column, tree.flat(one)[0])
     assert tree.flat() == ()
 

@@ -106,7 +106,7 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ft.StructureError,
         r"'opt_state/1/first/exp_avg' has shape \(2,\), the new part \(3,\)",
     ),
-    (lambda: ft.tree.combine(), ft.StructureError, "combine was given no trees"),
+    (ft.tree.combine, ft.StructureError, "combine was given no trees"),
     (lambda: ft.tree.combine({"a": 1}, {"b": 1}), ft.StructureError, "tree 0 and tree 1 differ at 'a'"),
 ]
 

@@ -97,8 +97,9 @@ def test_names_are_strings() -> None:
 def test_equality_is_identity() -> None:
     """Tensors have no single truth value, so Params equal themselves alone, hash, and can be referred to weakly."""
     twin = ft.Params(dict(PARAMS))
-    assert PARAMS == PARAMS  # noqa: PLR0124
-    assert PARAMS != twin
+    same = PARAMS
+    assert same == PARAMS
+    assert twin != PARAMS
     assert len({PARAMS, twin, PARAMS}) == 2
     assert weakref.ref(PARAMS)() is PARAMS
 

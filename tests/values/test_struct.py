@@ -146,7 +146,7 @@ def test_structs_nest_and_inherit() -> None:
 def test_equality_is_identity() -> None:
     """Tensors have no single truth value, so a struct equals itself alone, and hashes."""
     point = Point(torch.ones(2))
-    assert point == point  # noqa: PLR0124
+    assert point == point
     assert point != Point(point.x)
     assert len({point, Point(point.x)}) == 2
     assert repr(Point(1.0)) == "Point(x=1.0, y=0.0)"

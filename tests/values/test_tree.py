@@ -113,7 +113,7 @@ def test_trees_that_do_not_fit_are_named(first: Any, second: Any, message: str) 
 
 def test_an_error_of_the_function_comes_out_as_it_is() -> None:
     """A ValueError that the mapped function raises is not taken for a misfit."""
-    with pytest.raises(ValueError, match="^mine$"):
+    with pytest.raises(ValueError, match=r"^mine$"):
         ft.tree.map(lambda leaf, other: (_ for _ in ()).throw(ValueError("mine")), [1], [2])
 
 

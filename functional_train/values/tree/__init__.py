@@ -9,19 +9,18 @@ from functional_train.values.tree._arithmetic import (
     addcmul,
     cast,
     div,
-    global_norm,
     lerp,
     maximum,
     mul,
     scale,
     sqrt,
     sub,
-    vdot,
     where,
 )
 from functional_train.values.tree._build import copy, num_elements, ravel, stack, to, unstack, zeros_like
 from functional_train.values.tree._flat import Flat, flat
 from functional_train.values.tree._lookup import combine, get, partition, set
+from functional_train.values.tree._reductions import global_norm, vdot
 from functional_train.values.tree._structure import flatten, items, leaves, map, paths, same_structure, unflatten
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar
 from functional_train.values.tree._flat import Flat
-from functional_train.values.tree._structure import is_floating, leaves, map
+from functional_train.values.tree._structure import is_floating, map
 
 
 def add(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
@@ -160,8 +160,7 @@ def lerp(start: Any, end: Any, weight: Scalar) -> Any:
 
 
 def _lerp_of_leaf(start: Tensor, end: Tensor, weight: Any) -> Tensor:
-    # The one operation here that does not promote types itself.
-    wide = torch.promote_types(start.dtype, end.dtype)
+    wide = torch.promote_types(start.dtype, end.dtype)  # torch.lerp alone does not promote types itself
     return torch.lerp(start.to(wide), end.to(wide), weight.to(wide) if isinstance(weight, Tensor) else weight)
 
 
@@ -353,47 +352,3 @@ def cast(tree: Any, like: Any) -> Any:
     if isinstance(like, torch.dtype):
         return map(lambda leaf: leaf.to(like) if is_floating(leaf) else leaf, tree)
     return map(lambda leaf, other: leaf.to(other.dtype), tree, like)
-
-
-def global_norm(tree: Any) -> Tensor:
-    """Compute the Euclidean norm of all leaves taken as one vector.
-
-    Args:
-        tree: A tree of floating or complex tensors; `None` counts as zero.
-
-    Returns:
-        A real 0-d tensor, in float32 at least; 0 for an empty tree.
-
-    Example:
-        >>> import functional_train as ft, torch
-        >>> ft.tree.global_norm({"w": torch.tensor([3.0]), "b": torch.tensor(4.0)})
-        tensor(5.)
-    """
-    parts = [leaf for leaf in leaves(tree) if leaf.numel() > 0]
-    if not parts:
-        return torch.zeros(())
-    wide = [leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf for leaf in parts]
-    norms = [torch.linalg.vector_norm(leaf) for leaf in wide]
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
-
-
-def vdot(first: Any, second: Any) -> Tensor:
-    """Compute the inner product of two trees taken as vectors; the first is conjugated.
-
-    Args:
-        first: A tree of tensors.
-        second: A tree like `first`.
-
-    Returns:
-        A 0-d tensor; 0 for an empty tree.
-
-    Raises:
-        StructureError: the structures differ; the message names where.
-
-    Example:
-        >>> import functional_train as ft, torch
-        >>> ft.tree.vdot({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 4.0])})
-        tensor(11.)
-    """
-    products = leaves(map(lambda a, b: torch.sum(a.conj() * b), first, second))
-    return torch.stack(products).sum() if products else torch.zeros(())

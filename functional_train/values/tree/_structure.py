@@ -144,10 +144,10 @@ def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 
 def children(node: Any) -> list[tuple[str, Any]] | None:
     """The named children of one node, or None for a leaf; `None` is a node without children."""
-    try:
-        nodes, _, entries, _ = optree.tree_flatten_one_level(node, namespace=NAMESPACE)
-    except ValueError:
+    # Asked first: the error of the next line would print the leaf, for which the host waits for the device.
+    if optree.tree_is_leaf(node, namespace=NAMESPACE):
         return None
+    nodes, _, entries, _ = optree.tree_flatten_one_level(node, namespace=NAMESPACE)
     names = node._fields if optree.is_namedtuple(node) else entries
     return [(str(name), child) for name, child in zip(names, nodes, strict=True)]
 
