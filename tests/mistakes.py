@@ -175,9 +175,9 @@ UPDATES = [
         "chain of factories",
         lambda: ft.chain(ft.adam),
         ft.StructureError,
-        r"argument 0 is a function.*Call the factory",
+        r"argument 0, takes a GradientTransformation, got a function.*Call the factory",
     ),
-    Row("chain of a list", lambda: ft.chain([ft.adam()]), ft.StructureError, "argument 0 is a list"),
+    Row("chain of a list", lambda: ft.chain([ft.adam()]), ft.StructureError, "argument 0, takes.* got a list"),
 ]
 
 OUT_OF_RANGE = [

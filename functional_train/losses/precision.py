@@ -8,6 +8,7 @@ from torch import Tensor
 
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree._structure import device_of, map
+from functional_train.values.types import Aux
 
 
 def mixed_precision(loss_fn: Callable[..., Any], dtype: torch.dtype = torch.bfloat16) -> Callable[..., Any]:
@@ -47,7 +48,10 @@ def mixed_precision(loss_fn: Callable[..., Any], dtype: torch.dtype = torch.bflo
             returned = loss_fn(params, batch, **owned)
         if isinstance(returned, tuple):
             loss, aux = returned
-            return _widened(loss), map(_widened, aux)
+            # Buffers belong to the state and keep their dtypes.
+            return _widened(loss), Aux(map(_widened, aux.metrics), aux.buffers) if isinstance(aux, Aux) else map(
+                _widened, aux
+            )
         return _widened(returned)
 
     return lower_precision_loss_fn

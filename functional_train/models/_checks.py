@@ -51,7 +51,7 @@ def _reason_to_refuse(module: nn.Module) -> str | None:
         return "its code is compiled TorchScript, not Python. Pass the module it was scripted or traced from."
     # By name, because importing the class imports the whole compiler.
     if type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules:
-        return "it calls the original module. Pass that, `module._orig_mod`, and compile the step with ft.compile."
+        return "it calls the original module. Pass that, `module._orig_mod`, and put torch.compile around the step."
     if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return "it owns gradients and copies. Pass the wrapped module, `module.module`, and see ft.distributed."
     if any(base.__module__.startswith("torch.distributed.fsdp") for base in type(module).__mro__):

@@ -59,7 +59,8 @@ def functionalize(module: nn.Module, *, method: str = "forward", forward_kwargs:
 
     Differs: `torch.func.functional_call` accepts misspelt names and wrong shapes, and writes to the buffers it is
         given. `nn.Embedding(max_norm=...)` renormalizes its rows within the call, not in params: normalize them in the
-        update. Tensors and modules in plain attributes are constants, and attributes that a forward sets are forgotten.
+        update. Tensors and modules in plain attributes are constants, a view of a parameter among them, and attributes
+        that a forward sets are forgotten; what it writes inside a foreign object that an attribute holds is not.
 
     Example:
         >>> import functional_train as ft, torch

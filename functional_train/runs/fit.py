@@ -11,7 +11,7 @@ import torch
 
 from functional_train.runs.history import History, Recorder
 from functional_train.runs.placement import place
-from functional_train.runs.progress import Progress
+from functional_train.runs.progress import Progress, note
 from functional_train.values.errors import BatchesError, HyperparameterError, NonFiniteError
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import StepFn
@@ -44,13 +44,15 @@ def fit(
     Args:
         step: `(state, batch) -> (state, metrics)`.
         state: Where to begin, as `init_state` makes it; it stays as it is.
-        batches: Any iterable of batches, a `torch.utils.data.DataLoader` included. When it ends before `steps` and can
+        batches: Any iterable of batches, a `torch.utils.data.DataLoader` included, read from its beginning whatever
+            `state.step` is: to go on in the middle, pass the batches that are left. When it ends before `steps` and can
             be iterated again, it is. Tensors are moved to the state's device.
         steps: How many further steps to take; by default one pass over `batches`.
         evaluate: `state -> metrics`, a pure function; recorded as `"eval/..."`.
         evaluate_every: Steps between evaluations; by default one evaluation a pass over `batches`. The last state is
             always evaluated.
-        stop: `history -> bool`, asked after every evaluation, or at log time when there is none; see `early_stopping`.
+        stop: `history -> bool`, asked after every evaluation, or every `log_every` steps when there is none; see
+            `early_stopping`.
         observers: Functions called with `(state, metrics)` after every step.
         log_every: Most steps between two log times, at least 1.
         check_finite: Whether a loss that is not finite ends the run with an error, at log time.
@@ -93,7 +95,9 @@ def fit(
             )
         return run.result(ended)
     except KeyboardInterrupt:
-        return run.result("interrupted")
+        ended = run.result("interrupted")
+        note(f"fit was interrupted after {run.recorder.taken} steps and returns the last whole state.")
+        return ended
     except NonFiniteError:
         raise
     except Exception as error:
@@ -189,12 +193,13 @@ class _Run:
 
     def hand_over(self, error: Exception) -> None:
         """Hand the last whole state to whoever catches the error: nothing is lost."""
-        error.state = self.current[1]  # pyright: ignore[reportAttributeAccessIssue]
-        # The error may be that metrics cannot be recorded.
+        # The error may be that metrics cannot be recorded, and an error may refuse attributes.
         with contextlib.suppress(Exception):
             self.catch_up()
             self.recorder.flush()
-        error.history = self.recorder.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
+        with contextlib.suppress(Exception):
+            error.state = self.current[1]  # pyright: ignore[reportAttributeAccessIssue]
+            error.history = self.recorder.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
         error.add_note(
             f"fit had taken {self.recorder.taken} steps. The last whole state is error.state, the records "
             "error.history."
@@ -219,12 +224,14 @@ def _go_through(
                 observer(*run.current[1:])
             bar.advance()
             due = evaluate_every is not None and run.recorder.taken % evaluate_every == 0
+        # What ends a run is decided by counts alone; only the bar and the look at the loss go by the clock.
+        asked = due or (run.evaluate_fn is None and batch is not _END_OF_PASS and run.recorder.taken % log_every == 0)
         to_log = due or run.recorder.taken % log_every == 0 or time.monotonic() - run.last_log > _SECONDS_BETWEEN_LOGS
         if to_log:
             run.log(bar)
         if due:
             run.evaluate()
-        if stop is not None and (due or (to_log and run.evaluate_fn is None)) and stop(run.recorder.history("running")):
+        if stop is not None and asked and stop(run.recorder.history("running")):
             run.log(bar)
             return "stopped"
     run.log(bar)

@@ -59,7 +59,7 @@ class History(Mapping[str, Tensor]):
         last = [
             f"{name} {float(column[-1]):.4g}"
             for name, column in self._columns.items()
-            if name not in _COUNTS and column.ndim == 1 and len(column)
+            if name not in _COUNTS and column.ndim == 1 and len(column) and not column.is_complex()
         ]
         return f"History of {steps} steps: {', '.join(last) or 'nothing recorded'} ({self.ended})"
 
@@ -190,7 +190,7 @@ def early_stopping(
         `history -> bool`, for `fit(stop=...)`. It remembers nothing: it reads the history.
 
     Raises:
-        HyperparameterError: patience, min_delta or mode is none of these.
+        HyperparameterError: patience, min_delta or mode is none of these, or when asked: the metric was not recorded.
 
     Source: Prechelt 1998, "Early stopping - but when?", the class UP of criteria.
 
@@ -211,7 +211,11 @@ def early_stopping(
 
     def stop(history: History) -> bool:
         if metric not in history:
-            return False
+            raise HyperparameterError(
+                f"early_stopping watches {metric!r}, which was not recorded; there is "
+                f"{', '.join(history) or 'nothing'}. "
+                "Metrics of fit(evaluate=...) are called 'eval/...'."
+            )
         values = [float(value) if mode == "min" else -float(value) for value in history[metric]]
         best, since = float("inf"), 0
         for value in values:

@@ -31,7 +31,8 @@ class Progress:
     def show(self, chunk: Mapping[str, Tensor]) -> None:
         """Put the last value of each measured number beside the bar."""
         if not self._bar.disable and chunk:
-            numbers = {name: f"{float(column[-1]):.4g}" for name, column in chunk.items() if column.ndim == 1}
+            real = {name: column for name, column in chunk.items() if column.ndim == 1 and not column.is_complex()}
+            numbers = {name: f"{float(column[-1]):.4g}" for name, column in real.items()}
             numbers.pop("step", None)
             self._bar.set_postfix(numbers)
 
@@ -47,3 +48,8 @@ def _is_notebook() -> bool:
     shell = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None
     return type(running).__name__ == "ZMQInteractiveShell"
+
+
+def note(text: str) -> None:
+    """Tell whoever watches, below any bar."""
+    tqdm.write(text, file=sys.stderr)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_train.updates.transformation import GradientTransformation
+from functional_train.updates.transformation import GradientTransformation, check_transformation
 from functional_train.values.errors import OwnershipError, StructureError
 from functional_train.values.params import Params
 from functional_train.values.struct import struct
@@ -18,7 +18,8 @@ class TrainState:
     """Everything that a training step reads and makes anew.
 
     A state remembers the version of each tensor in it from the moment it is made; a step finds a tensor that somebody
-    wrote to since, and names it.
+    wrote to since, and names it. Seen are the writes that torch counts: not those of its fused optimizers, through
+    `.data`, or through a NumPy array that shares the memory; `record_effects` compares bits and sees these too.
 
     Args:
         step: () int64, batches consumed so far: the position in the data. Optimizers count updates themselves.
@@ -75,19 +76,30 @@ def _versions(found: list[Any]) -> list[int | None]:
         return [leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None for leaf in found]
 
 
-def check_untouched(state: TrainState) -> None:
-    """Raise OwnershipError naming the first leaf that was written to since the state was made."""
+def check_untouched(state: TrainState, when: str = "after its TrainState was made") -> None:
+    """Raise OwnershipError naming the first leaf that was written to, or replaced, since the state was made."""
     watched: tuple[list[Any], list[int | None]] | None = getattr(state, "_watched", None)
     if watched is None or torch.compiler.is_compiling():
         return
-    for position, (leaf, version) in enumerate(zip(*watched, strict=True)):
+    leaves, versions = watched
+    # Params and NamedTuples cannot change; a dict or a list of the user's can, and is looked into again.
+    if not isinstance(state.params, Params):
+        now = flatten(state)[0]
+        if len(now) != len(leaves) or any(new is not old for new, old in zip(now, leaves, strict=True)):
+            raise OwnershipError(
+                f"a dict or a list inside the state was written to {when}: it holds other leaves now. Make changes "
+                "with "
+                "state.replace(...); params that are ft.Params cannot be written to."
+            )
+    for position, (leaf, version) in enumerate(zip(leaves, versions, strict=True)):
         if version is not None and leaf._version != version:
             path = items(state)[position][0]
             raise OwnershipError(
-                f"{path!r} was written to after its TrainState was made: its version was {version} and is "
-                f"{leaf._version}. "
-                "A state is a value; somebody changed it in place (an optimizer, an in-place operation, a module that "
-                "shares the tensor). Work on ft.tree.copy(state), or make the change with state.replace(...)."
+                f"{path!r} was written to {when}: its version was {version} and is {leaf._version}. "
+                "A state is a value; somebody changed it in place (an optimizer, an in-place operation such as +=, a "
+                "module that shares the tensor), and the old numbers are gone: go back to an earlier state. Make "
+                "changes "
+                "with state.replace(...), and give others ft.tree.copy(state) to write to."
             )
 
 
@@ -113,6 +125,15 @@ def init_state(
         >>> ft.init_state({"w": torch.zeros(1)}, ft.adam()).step
         tensor(0)
     """
+    check_transformation(optimizer, "init_state")
+    for path, leaf in items(params):
+        if not isinstance(leaf, Tensor):
+            place = f"params: {path!r}" if path else "params"
+            raise StructureError(
+                f"{place} is a {type(leaf).__name__}, not a tensor. Of a module, pass ft.functionalize(module).params; "
+                "a "
+                "number becomes a parameter with torch.tensor(...)."
+            )
     if not leaves(params):
         raise StructureError("params hold no leaf: there is nothing to train. Was an empty tree or a generator passed?")
     for path, leaf in items(params):

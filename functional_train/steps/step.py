@@ -7,7 +7,7 @@ from torch import Tensor
 
 from functional_train.steps.state import TrainState, check_untouched
 from functional_train.updates.apply import make_update
-from functional_train.updates.transformation import GradientTransformation
+from functional_train.updates.transformation import GradientTransformation, check_transformation
 from functional_train.values import random
 from functional_train.values.errors import StructureError
 from functional_train.values.params import Params
@@ -28,10 +28,12 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
             value), on this batch) and `key=` when the state owns one.
 
     Returns:
-        `(state, batch) -> (state, metrics)`. Metrics are a dict of detached tensors, `"loss"` among them.
+        `(state, batch) -> (state, metrics)`. Metrics are a dict of detached tensors, `"loss"` among them; to
+        differentiate through training, differentiate a loss of the last state's params.
 
     Raises:
-        StructureError: when called: what the gradient function returns does not fit the state.
+        StructureError: an argument is no gradient function or no transformation; when called: what the gradient
+            function returns does not fit the state.
         OwnershipError: when called: a leaf of the state was written to since the state was made.
 
     Example:
@@ -42,6 +44,12 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
         >>> state.params, metrics
         ({'w': tensor([0.5000])}, {'loss': tensor(1.)})
     """
+    check_transformation(optimizer, "make_step, as its second argument,")
+    if not callable(grad_fn):
+        raise StructureError(
+            f"make_step takes a gradient function first, got a {type(grad_fn).__name__}. Write "
+            "make_step(ft.grad_and_value(loss_fn), optimizer)."
+        )
     update_fn = make_update(optimizer)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Any]]:
@@ -64,6 +72,7 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
         params, opt_state = update_fn(
             grads, state.opt_state, state.params, value=loss, grad_and_value_fn=grad_and_value_fn, **extra
         )
+        check_untouched(state, "by this step, in its loss or its update")
         return TrainState(state.step + 1, params, opt_state, buffers, next_key), metrics
 
     return step

@@ -38,6 +38,11 @@ class Layer:
     name: str = static_field(default="dense")
 
 
+_NAMES: tuple[str, ...] = ("a", "b", "layer.weight", "layer.bias")
+_NO_CONTAINERS: tuple[Any, ...] = ("leaf", "leaf", "leaf", "leaf", None)
+_CONTAINERS: tuple[Any, ...] = (dict, list, tuple, Params, Pair, Layer)
+
+
 def tensors(
     *,
     dtype: torch.dtype | None = None,
@@ -101,12 +106,12 @@ def _numbers(dtype: torch.dtype) -> SearchStrategy[Any]:
     return st.integers(limits.min, limits.max)
 
 
-def pytrees(leaves: SearchStrategy[Any], *, max_leaves: int = 6) -> SearchStrategy[Tree]:
+def pytrees(leaves: SearchStrategy[Any], *, max_depth: int = 3) -> SearchStrategy[Tree]:
     """Draw trees: nested dicts, lists, tuples, NamedTuples, `Params` and structs, empty ones and `None` among them.
 
     Args:
         leaves: What the leaves are drawn from.
-        max_leaves: About how many leaves a tree may have.
+        max_depth: How many containers may be inside each other.
 
     Returns:
         A strategy for trees; the simplest is one leaf.
@@ -120,21 +125,27 @@ def pytrees(leaves: SearchStrategy[Any], *, max_leaves: int = 6) -> SearchStrate
         ...     ft.testing.assert_trees_equal(ft.tree.unflatten(structure, leaves), tree)
         >>> test_flatten_and_unflatten_are_inverse()
     """
-    names: SearchStrategy[str] = st.sampled_from(("a", "b", "layer.weight", "layer.bias"))
-    leaf = leaves | st.none()
-    flat = st.dictionaries(names, leaf, max_size=3)
+    return _pytrees(leaves, max_depth)
 
-    def nested(below: SearchStrategy[Tree]) -> SearchStrategy[Tree]:
-        return st.one_of(
-            st.dictionaries(names, below, max_size=3),
-            st.lists(below, max_size=3),
-            st.lists(below, max_size=3).map(tuple),
-            st.builds(Params, flat),
-            st.builds(Pair, below, below),
-            st.builds(Layer, below, below, st.sampled_from(("dense", "sparse"))),
-        )
 
-    return st.recursive(leaf, nested, max_leaves=max_leaves)
+# By hand, since the description of an `st.recursive` grows so large that Hypothesis warns of it.
+@st.composite
+def _pytrees(draw: DrawFn, leaves: SearchStrategy[Any], max_depth: int) -> Tree:
+    kind = draw(st.sampled_from((*_NO_CONTAINERS, *_CONTAINERS) if max_depth > 0 else _NO_CONTAINERS))
+    if kind == "leaf":
+        return draw(leaves)
+    if kind is None:
+        return None
+    below = _pytrees(leaves, max_depth - 1)
+    if kind in (list, tuple):
+        return kind(draw(st.lists(below, max_size=3)))
+    if kind is dict:
+        return draw(st.dictionaries(st.sampled_from(_NAMES), below, max_size=3))
+    if kind is Params:
+        return Params(draw(st.dictionaries(st.sampled_from(_NAMES), _pytrees(leaves, 0), max_size=3)))
+    if kind is Pair:
+        return Pair(draw(below), draw(below))
+    return Layer(draw(below), draw(below), draw(st.sampled_from(("dense", "sparse"))))
 
 
 def params(*, dtype: torch.dtype | None = None, min_leaves: int = 0) -> SearchStrategy[Tree]:

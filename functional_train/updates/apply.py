@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from functional_train.updates.transformation import GradientTransformation, update_columns
+from torch import Tensor
+
+from functional_train.updates.transformation import GradientTransformation, check_transformation, update_columns
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import check_same_structure
+from functional_train.values.tree._structure import check_same_structure, difference
 from functional_train.values.types import Tree, UpdateFn
 
 
@@ -57,6 +59,7 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
         >>> update_fn({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([0.9000])}
     """
+    check_transformation(optimizer, "make_update")
 
     def update_fn(grads: Tree, opt_state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
         p, g = _side_by_side(params, grads)
@@ -64,25 +67,25 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
             u, new_state, p = update_columns(optimizer, g, opt_state, p, extra)
             assert p is not None
             return _added(p, u).tree(absent=params), new_state
-        except (AttributeError, RuntimeError, TypeError, ValueError):
-            _check_state(optimizer, opt_state, params)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            _check_state(optimizer, opt_state, params, error)
             raise
 
     return update_fn
 
 
 def _added(p: Flat, u: Flat) -> Flat:
-    same_dtypes = True
+    alike = True
     for position, (x, y) in enumerate(zip(p.leaves, u.leaves, strict=True)):
-        same_dtypes = same_dtypes and x.dtype == y.dtype
         if x.shape != y.shape:
             path = tree.paths(u.tree())[position]
             raise StructureError(
                 f"the updates have shape {tuple(y.shape)} at {path!r}, the parameter {tuple(x.shape)}. "
                 "A transformation must keep the shapes of the gradients."
             )
-    # Addition commutes, so the sum may take the place of fresh updates.
-    return tree.add(u.spend(), p) if same_dtypes else tree.add(p, u)
+        alike = alike and x.dtype == y.dtype and x.layout == y.layout and x.stride() == y.stride()
+    # Addition commutes, so the sum may take the place of fresh updates that lie in memory as the parameters do.
+    return tree.add(u.spend(), p) if alike else tree.add(p, u)
 
 
 def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
@@ -93,27 +96,35 @@ def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
             grads, params, ("grads", "params"), "Take gradients with respect to the tree that is updated, whole."
         )
         raise
-    if all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(p.leaves, g.leaves, strict=True)):
+    rows = list(zip(p.leaves, g.leaves, strict=True))
+    if all(x.shape == y.shape and x.dtype == y.dtype and _lies_like(x, y) for x, y in rows):
         return p, g
-    for path, gradient in tree.items(grads):
-        expected = tree.get(params, path).shape
-        if gradient.shape != expected:
+    for position, (x, y) in enumerate(rows):
+        if x.shape != y.shape:
             raise StructureError(
-                f"grads and params differ in shape at {path!r}: the gradient has {tuple(gradient.shape)}, the "
-                f"parameter {tuple(expected)}. A gradient has the shape of its parameter; was it reduced or batched on "
-                "the way?"
+                f"grads and params differ in shape at {tree.paths(grads)[position]!r}: the gradient has "
+                f"{tuple(y.shape)}, the parameter {tuple(x.shape)}. A gradient has the shape of its parameter; was it "
+                "reduced or batched on the way?"
             )
-    p, g = tree.flat(params, tree.map(lambda x, y: None if y is None else y.to(x.dtype), params, grads))
-    return p, g
+    converted = [y.to(x.dtype) if _lies_like(x, y) else y.to(x.dtype).contiguous() for x, y in rows]
+    return p, Flat(converted, g.frame, g.plain)
 
 
-def _check_state(optimizer: GradientTransformation, opt_state: Tree, params: Tree) -> None:
+def _lies_like(param: Tensor, gradient: Tensor) -> bool:
+    """Whether what is computed from the gradient will be contiguous where the parameter is; a sparse one stays."""
+    return gradient.layout != param.layout or not param.is_contiguous() or gradient.is_contiguous()
+
+
+def _check_state(optimizer: GradientTransformation, opt_state: Tree, params: Tree, error: Exception) -> None:
     expected = optimizer.init(params)
     names = ("the optimizer state", "what this optimizer's init makes")
     hint = "It was made by another optimizer, or for other parameters: call optimizer.init(params)."
-    check_same_structure(opt_state, expected, names, hint)
+    if not tree.same_structure(opt_state, expected):
+        raise StructureError(
+            f"{names[0]} and {names[1]} differ {difference(opt_state, expected, names)}. {hint}"
+        ) from error
     for (path, leaf), other in zip(tree.items(opt_state), tree.leaves(expected), strict=True):
-        if leaf.shape != other.shape:
+        if isinstance(leaf, Tensor) and isinstance(other, Tensor) and leaf.shape != other.shape:
             raise StructureError(
                 f"{names[0]} has shape {tuple(leaf.shape)} at {path!r}, {names[1]} {tuple(other.shape)}. {hint}"
-            )
+            ) from error

@@ -77,7 +77,8 @@ def columnwise(fn: ColumnsFn) -> TransformFn:
         updates, state = fn(g, state, p, **extra)
         return updates.tree(), state
 
-    update.on_columns = fn  # pyright: ignore[reportFunctionMemberAccess]
+    # With its own name: functools.wraps would hand the attribute on to a wrapper, which must not be passed by.
+    update.on_columns = (update, fn)  # pyright: ignore[reportFunctionMemberAccess]
     return update
 
 
@@ -85,8 +86,8 @@ def update_columns(
     transformation: GradientTransformation, g: Flat, state: Tree, p: Flat | None, extra: Mapping[str, Any]
 ) -> tuple[Flat, Tree, Flat | None]:
     """One update over columns, of any transformation; one that is written over trees is given trees."""
-    on_columns: ColumnsFn | None = getattr(transformation.update, "on_columns", None)
-    if on_columns is not None:
+    owner, on_columns = getattr(transformation.update, "on_columns", (None, None))
+    if on_columns is not None and owner is transformation.update:
         updates, state = on_columns(g, state, p, **extra)
         # A transformation inside it that is written over trees laid its updates down anew.
         if p is not None and updates.frame is not p.frame:
@@ -155,6 +156,16 @@ def check_state(state: Tree, kind: type) -> None:
         )
 
 
+def check_transformation(optimizer: Any, taker: str) -> None:
+    """Refuse what is no transformation: a factory that was not called, an optimizer of torch."""
+    if not isinstance(optimizer, GradientTransformation):
+        raise StructureError(
+            f"{taker} takes a GradientTransformation, got a {type(optimizer).__name__}. Call the factory, "
+            "ft.adam(1e-3) and "
+            "not ft.adam; of torch's optimizers use the functions of their names, ft.adamw for torch.optim.AdamW."
+        )
+
+
 def identity() -> GradientTransformation:
     """Leave gradients as they are; the neutral element of `chain`.
 
@@ -194,11 +205,7 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
         {'w': tensor([-0.3000, -0.4000])}
     """
     for position, transformation in enumerate(transformations):
-        if not isinstance(transformation, GradientTransformation):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise StructureError(
-                f"chain takes GradientTransformations; argument {position} is a {type(transformation).__name__}. "
-                "Call the factory: chain(ft.adam(1e-3)), not chain(ft.adam)."
-            )
+        check_transformation(transformation, f"chain, as argument {position},")
 
     def init(params: Tree) -> tuple[Tree, ...]:
         return tuple([transformation.init(params) for transformation in transformations])

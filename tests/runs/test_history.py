@@ -125,4 +125,5 @@ def test_early_stopping_counts_entries_since_the_best(values: list[float], patie
         record = ft.History({"loss": sign * entries})
         assert stop(record) == expected
         assert stop(record) == expected  # it remembers nothing
-    assert not ft.early_stopping("eval/loss")(ft.History({"loss": entries}))
+    with pytest.raises(ft.HyperparameterError, match="'eval/loss', which was not recorded; there is loss"):
+        ft.early_stopping("eval/loss")(ft.History({"loss": entries}))

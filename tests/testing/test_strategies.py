@@ -17,7 +17,12 @@ from tests.global_rng import seeded
 from tests.profiles import examples
 
 SEARCH = settings(
-    max_examples=3000, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=3000,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
 )
 WITHOUT_SHRINKING = settings(SEARCH, phases=[Phase.generate])
 

@@ -143,13 +143,19 @@ def test_partition_and_combine_are_inverse(tree: Any, data: st.DataObject) -> No
         ("*.bias", ["params/layer1.bias"]),
         ("params/*", ["params/layer1.bias", "params/layer1.weight"]),
         (("*lr", "name"), ["name", "opt_state/0/lr"]),
-        ("*EXP_AVG", []),
         (lambda path, leaf: isinstance(leaf, torch.Tensor) and leaf.ndim == 2, ["params/layer1.weight"]),
     ],
 )
 def test_predicates(predicate: Any, taken: list[str]) -> None:
     """A predicate is a glob of the path, several globs, or a function of path and leaf; case counts."""
     assert sorted(ft.tree.paths(ft.tree.partition(STATE, predicate)[0])) == taken
+
+
+@pytest.mark.parametrize("pattern", ["*EXP_AVG", ("*.bias", "encodr.*")])
+def test_a_glob_that_matches_nothing_is_refused(pattern: Any) -> None:
+    """A pattern that takes nothing is a misspelling: case counts, and each of several must match."""
+    with pytest.raises(ft.PathError, match="no path matches"):
+        ft.tree.partition(STATE, pattern)
 
 
 def test_combine_takes_the_first_leaf_there_is() -> None:

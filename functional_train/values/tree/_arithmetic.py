@@ -50,9 +50,15 @@ def add(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
 
 
 def _add_scaled(first: list[Tensor], second: list[Tensor], alpha: Any) -> tuple[Tensor, ...]:
-    out = torch._foreach_mul(second, alpha)
-    torch._foreach_add_(out, first)
-    return out
+    return _plus(first, torch._foreach_mul(second, alpha))
+
+
+def _plus(first: list[Tensor], made: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The sum, in the place of the second where that is as wide as the first."""
+    if any(x.dtype != y.dtype for x, y in zip(first, made, strict=True)):
+        return torch._foreach_add(first, made)
+    torch._foreach_add_(made, first)
+    return made
 
 
 def sub(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
@@ -237,8 +243,7 @@ def addcdiv(tree: Any, numerator: Any, denominator: Any, value: Scalar = 1) -> A
 def _addcdiv(tree: list[Tensor], numerator: list[Tensor], denominator: list[Tensor], value: Any) -> tuple[Tensor, ...]:
     out = torch._foreach_div(numerator, denominator)
     torch._foreach_mul_(out, value)
-    torch._foreach_add_(out, tree)
-    return out
+    return _plus(tree, out)
 
 
 def sqrt(tree: Any, *, factor: Scalar = 1, shift: Scalar = 0) -> Any:

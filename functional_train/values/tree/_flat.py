@@ -69,7 +69,7 @@ class Flat:
         Returns:
             A tree of the structure that the column came from.
         """
-        self.fresh = False
+        self.fresh = self.spent = False
         frame = self.frame
         if self.source is not None:
             return self.source

@@ -13,6 +13,7 @@ from functional_train.values.tree._structure import (
     children,
     flatten,
     items,
+    paths,
     unflatten,
     with_children,
 )
@@ -38,17 +39,33 @@ def partition(tree: Any, predicate: Predicate) -> tuple[Any, Any]:
     Returns:
         The leaves that the predicate takes, and the rest. `combine` puts them together again.
 
+    Raises:
+        PathError: a glob matches no path.
+
     Example:
         >>> import functional_train as ft
         >>> ft.tree.partition({"layer.weight": 1, "layer.bias": 2}, "*.bias")
         ({'layer.weight': None, 'layer.bias': 2}, {'layer.weight': 1, 'layer.bias': None})
     """
     structure = flatten(tree)[1]
+    _check_globs(tree, predicate)
     taken = [(matches(predicate, path, leaf), leaf) for path, leaf in items(tree)]
     return (
         unflatten(structure, [leaf if take else None for take, leaf in taken]),
         unflatten(structure, [None if take else leaf for take, leaf in taken]),
     )
+
+
+def _check_globs(tree: Any, predicate: Predicate) -> None:
+    if callable(predicate):
+        return
+    known = paths(tree)
+    for pattern in (predicate,) if isinstance(predicate, str) else predicate:
+        if known and not any(fnmatchcase(path, pattern) for path in known):
+            raise PathError(
+                f"no path matches {pattern!r}, so nothing would be taken by it. The paths begin: "
+                f"{', '.join(known[:10])}."
+            )
 
 
 def combine(*trees: Any) -> Any:
