@@ -104,7 +104,11 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
 
         floating = [leaves[position] for position in chosen]
         others = [arg for position, arg in enumerate(args) if position not in positions]
-        direct = _is_top_level() and not _is_watched(floating) and not _any_requires_grad((others, kwargs))
+        direct = (
+            _is_top_level()
+            and not _is_watched(floating)
+            and not _any_requires_grad((others, kwargs) if kwargs else others)
+        )
         slopes, loss, aux = (_direct if direct else _transformed)(loss_of, floating)
         filled: list[Tensor | None] = [None] * len(leaves)
         for position, slope in zip(chosen, slopes, strict=True):
@@ -136,10 +140,14 @@ def _is_watched(leaves: list[Tensor]) -> bool:
 
 
 def _any_requires_grad(tree: Any) -> bool:
-    return any(
-        leaf.requires_grad if isinstance(leaf, Tensor) else isinstance(leaf, Mapping) and _any_requires_grad(dict(leaf))
-        for leaf in flatten(tree)[0]
-    )
+    for leaf in flatten(tree)[0]:
+        if (
+            leaf.requires_grad
+            if isinstance(leaf, Tensor)
+            else isinstance(leaf, Mapping) and _any_requires_grad(dict(leaf))
+        ):
+            return True
+    return False
 
 
 def _direct(

@@ -91,6 +91,8 @@ def check_untouched(state: TrainState, when: str = "after its TrainState was mad
                 "with "
                 "state.replace(...); params that are ft.Params cannot be written to."
             )
+    if _versions(leaves) == versions:
+        return
     for position, (leaf, version) in enumerate(zip(leaves, versions, strict=True)):
         if version is not None and leaf._version != version:
             path = items(state)[position][0]

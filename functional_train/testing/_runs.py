@@ -52,6 +52,11 @@ def away_from_zero(grads: Tree) -> Tree:
     return tree.map(lambda leaf: leaf + torch.where(leaf < 0, -1.5, 1.5).to(leaf.dtype), grads)
 
 
+def laid_out(*trees: Tree) -> tuple[Tree, ...]:
+    """Trees whose leaves are contiguous and neither expanded nor transposed."""
+    return tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), trees)
+
+
 def pairs(params: Tree, grads: Tree) -> list[tuple[Any, Any]]:
     """Each parameter beside its gradient, which may be None."""
     found: list[tuple[Any, Any]] = []

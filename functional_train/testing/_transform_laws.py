@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
-from functional_train.testing._runs import Update, away_from_zero, extras, in_float64, pairs, run
+from functional_train.testing._runs import Update, away_from_zero, extras, in_float64, laid_out, pairs, run
 from functional_train.testing.assertions import assert_trees_alike, assert_trees_close
 from functional_train.updates.transformation import GradientTransformation
 from functional_train.values import tree
@@ -135,8 +135,7 @@ def traces_as_one_graph(transformation: GradientTransformation, params: Tree, gr
         >>> ft.testing.traces_as_one_graph(ft.sgd(), {"w": torch.ones(2)}, {"w": torch.ones(2)})
     """
     # Other layouts than the plain one may change once, from the first state to the second.
-    plain = tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), in_float64(params, grads))
-    both = enumerate(pairs(*plain))
+    both = enumerate(pairs(*laid_out(*in_float64(params, grads))))
     named = {f"leaf{position:04}": pair for position, pair in both}
     values, slopes = ({name: pair[which] for name, pair in named.items()} for which in (0, 1))
 

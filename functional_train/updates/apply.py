@@ -83,7 +83,7 @@ def _added(p: Flat, u: Flat) -> Flat:
                 f"the updates have shape {tuple(y.shape)} at {path!r}, the parameter {tuple(x.shape)}. "
                 "A transformation must keep the shapes of the gradients."
             )
-        alike = alike and x.dtype == y.dtype and x.layout == y.layout and x.stride() == y.stride()
+        alike = alike and x.dtype is y.dtype and y.layout is x.layout and x.is_contiguous() and y.is_contiguous()
     # Addition commutes, so the sum may take the place of fresh updates that lie in memory as the parameters do.
     return tree.add(u.spend(), p) if alike else tree.add(p, u)
 
@@ -97,7 +97,10 @@ def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
         )
         raise
     rows = list(zip(p.leaves, g.leaves, strict=True))
-    if all(x.shape == y.shape and x.dtype == y.dtype and _lies_like(x, y) for x, y in rows):
+    for x, y in rows:
+        if x.shape != y.shape or x.dtype is not y.dtype or not _lies_like(x, y):
+            break
+    else:
         return p, g
     for position, (x, y) in enumerate(rows):
         if x.shape != y.shape:
@@ -112,7 +115,7 @@ def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
 
 def _lies_like(param: Tensor, gradient: Tensor) -> bool:
     """Whether what is computed from the gradient will be contiguous where the parameter is; a sparse one stays."""
-    return gradient.layout != param.layout or not param.is_contiguous() or gradient.is_contiguous()
+    return gradient.layout is not param.layout or gradient.is_contiguous() or not param.is_contiguous()
 
 
 def _check_state(optimizer: GradientTransformation, opt_state: Tree, params: Tree, error: Exception) -> None:

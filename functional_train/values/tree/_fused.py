@@ -51,14 +51,14 @@ def _is_dense(*columns: Flat) -> bool:
     if not all(column.plain for column in columns) or not columns[0].leaves or torch._C._len_torch_dispatch_stack():
         return False
     first = columns[0].leaves[0]
-    dtype, device = first.dtype, first.device
-    if dtype not in _KERNEL_DTYPES or device.type not in _KERNEL_DEVICES:
+    dtype, device = first.dtype, first.get_device()
+    if dtype not in _KERNEL_DTYPES or first.device.type not in _KERNEL_DEVICES:
         return False
     for column in columns:
         for leaf, beside in zip(column.leaves, columns[0].leaves, strict=True):
-            if type(leaf) is not Tensor or leaf.dtype != dtype or leaf.device != device or not leaf.is_contiguous():
+            if type(leaf) is not Tensor or leaf.dtype is not dtype or leaf.get_device() != device:
                 return False
             # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
-            if leaf.shape != beside.shape:
+            if not leaf.is_contiguous() or leaf.shape != beside.shape:
                 return False
     return True
