@@ -126,7 +126,8 @@ def _parts(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str, Any], 
     if new_buffers is not None:
         check_same_structure(new_buffers, buffers, ("the new buffers", "the state's buffers"))
     measured = map(_detached, dict(metrics)) if metrics else {}
-    return loss.detach(), {"loss": loss.detach(), **measured}, new_buffers
+    loss = loss.detach()
+    return loss, {"loss": loss, **measured}, new_buffers
 
 
 def _detached(leaf: Any) -> Any:

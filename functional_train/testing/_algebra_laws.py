@@ -46,7 +46,7 @@ def composes(transformation: GradientTransformation, params: Tree, grads: Tree) 
     turned = chain(transformation, negate())
     updates, state = turned.update(grads, turned.init(params), params, **extras(grads))
     assert_trees_equal((updates, state[0]), (tree.scale(-1, first[0]), first[1]))
-    # Gradients that lie in memory unlike their parameters are laid out anew by make_update, and kernels round otherwise.
+    # make_update lays gradients out like their parameters, and kernels round differently in another layout.
     params, grads = laid_out(params, grads)
     new = make_update(transformation)(grads, transformation.init(params), params, **extras(grads))
     updates, state = transformation.update(grads, transformation.init(params), params, **extras(grads))

@@ -59,6 +59,6 @@ def _is_dense(*columns: Flat) -> bool:
             if type(leaf) is not Tensor or leaf.dtype is not dtype or leaf.get_device() != device:
                 return False
             # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
-            if not leaf.is_contiguous() or leaf.shape != beside.shape:
+            if not leaf.is_contiguous() or (leaf is not beside and leaf.shape != beside.shape):
                 return False
     return True
