@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from functional_train.models import functionalize
 from tests.global_rng import seeded
 from tests.models.cases import assert_same, trainable
-
-transformers = pytest.importorskip("transformers", reason="an extra of the tests")
 
 SIZES = {
     "vocab_size": 32,

@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Mapping
 
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -63,7 +64,6 @@ def test_reads_at_a_glance() -> None:
 
 def test_frame_joins_steps_and_evaluations() -> None:
     """One row a step, one column a single number; evaluations stand at their steps."""
-    pandas = pytest.importorskip("pandas")
     frame = history.frame()
     assert isinstance(frame, pandas.DataFrame)
     assert frame.index.name == "step"
