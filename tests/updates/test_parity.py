@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.testing._internal.common_optimizers import optim_db
 
 import functional_train as ft
-from functional_train.updates.optimizers._adam import _recurrence
+from functional_train.updates.optimizers._adam import _plain
 from functional_train.values.tree._fused import AdamNumbers, fused_adam
 from tests.profiles import examples
 from tests.trees import (
@@ -208,7 +208,7 @@ def test_the_two_ways_to_compute_adam_agree(
         assert fused is None
         return
     assert fused is not None
-    plain = _recurrence(g, columns, step, betas, eps)
+    plain = _plain(g, columns, step, betas, eps)
     assert_close(fused[0].tree(), plain[0].tree(), 1e-13)
     assert_close([column.tree() for column in fused[1]], [column.tree() for column in plain[1]], 1e-14)
 

@@ -1,6 +1,6 @@
 """Adam and AdamW."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
+from functional_train.values.tree._complex import over_reals
 from functional_train.values.tree._fused import AdamNumbers, fused_adam
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
@@ -96,7 +97,10 @@ def scale_by_adam(
         del p, extra
         check_state(state, AdamState)
         moments, step = _moments(g, state, amsgrad), g.counted(state.step)
-        direction, moments = _over_reals(g, moments, step, (beta1, beta2), shift)
+        # The kernel takes the rate times the direction off the parameters: zeros and a rate of -1 leave the direction.
+        direction, moments = fused_adam(g, moments, step, AdamNumbers(-1.0, (beta1, beta2), shift)) or _plain(
+            g, moments, step, (beta1, beta2), shift
+        )
         return direction, _state(step, moments, state)
 
     return GradientTransformation(init, columnwise(update))
@@ -116,38 +120,25 @@ def _state(step: Tensor, moments: tuple[Flat, ...], before: AdamState) -> AdamSt
     return AdamState(step, made[0], made[1], made[2] if len(made) > 2 else ())
 
 
-def _over_reals(
+def _plain(
     g: Flat, moments: tuple[Flat, ...], step: Tensor, betas: tuple[Number, Number], eps: Number
 ) -> tuple[Flat, tuple[Flat, ...]]:
-    """Adam with the two parts of a complex number as numbers of their own, as in torch.optim."""
-    is_complex = [leaf.is_complex() for leaf in g.leaves]
-    if not any(is_complex):
-        # The kernel takes the rate times the direction off the parameters: zeros and a rate of -1 leave the direction.
-        return fused_adam(g, moments, step, AdamNumbers(-1.0, betas, eps)) or _recurrence(g, moments, step, betas, eps)
-
-    def converted(column: Flat, convert: Callable[[Tensor], Tensor]) -> Flat:
-        leaves = [convert(leaf) if here else leaf for leaf, here in zip(column.leaves, is_complex, strict=True)]
-        return Flat(leaves, column.frame, column.plain)
-
-    parts, *old = [converted(column, lambda leaf: torch.view_as_real(leaf.resolve_conj())) for column in (g, *moments)]
-    direction, new = _recurrence(parts, tuple(old), step, betas, eps)
-    direction, *new = [converted(column, torch.view_as_complex) for column in (direction, *new)]
-    return direction, tuple(new)
+    direction, *moments_now = over_reals(partial(_recurrence, step, betas, eps), g, *moments)
+    return direction, tuple(moments_now)
 
 
 def _recurrence(
-    g: Flat, moments: tuple[Flat, ...], step: Tensor, betas: tuple[Number, Number], eps: Number
-) -> tuple[Flat, tuple[Flat, ...]]:
+    step: Tensor, betas: tuple[Number, Number], eps: Number, g: Flat, m: Flat, v: Flat, *largest: Flat
+) -> tuple[Flat, ...]:
     beta1, beta2 = betas
-    m, v, *largest = moments
     m = tree.lerp(m, g, 1 - beta1)
     v = tree.addcmul(v, g, g, 1 - beta2, decay=beta2)
-    largest = [tree.maximum(largest[0], v)] if largest else []
+    largest = tuple([tree.maximum(old, v) for old in largest])
     # Both corrections go into the denominator, where they cost no pass over the numerator.
     correction1, correction2 = (1 - beta ** step.double() for beta in betas)
     factor, shift = g.spread(correction1 * correction2**-0.5), g.spread(correction1 * eps)
-    denominator = tree.sqrt(largest[0] if largest else v, factor=factor, shift=shift)
-    return tree.div(m, denominator), (m, v, *largest)
+    direction = tree.div_sqrt(m, largest[0] if largest else v, factor=factor, outside=shift)
+    return direction, m, v, *largest
 
 
 def adam(

@@ -1,0 +1,4 @@
+"""What each transformation must equal, by name: a class of torch.optim, or a literal transcription of its paper.
+
+Every module of this folder has a table `REFERENCES`; `tests.cases` puts them together.
+"""
