@@ -12,7 +12,7 @@ import pytest
 import functional_train as ft
 from functional_train.testing import LAWS
 from tests import references
-from tests.references.rules import Reference
+from tests.references.rules import Reference, Settings
 
 Factory = Callable[..., Any]
 
@@ -53,8 +53,11 @@ SCHEDULES = {name: getattr(ft.schedules, name) for name in ft.schedules.__all__}
 
 
 REFERENCES: dict[str, Reference] = {}
+HYPERPARAMETERS: dict[str, Settings] = {}
 for found in pkgutil.iter_modules(references.__path__):
-    REFERENCES |= getattr(importlib.import_module(f"{references.__name__}.{found.name}"), "REFERENCES", {})
+    tables = vars(importlib.import_module(f"{references.__name__}.{found.name}"))
+    REFERENCES |= tables.get("REFERENCES", {})
+    HYPERPARAMETERS |= tables.get("HYPERPARAMETERS", {})
 
 # Phases of at least two steps, so that neighbors can show a jump.
 SCHEDULE_ARGUMENTS: dict[str, tuple[float, ...]] = {
@@ -84,11 +87,30 @@ def _marks(case: str, law: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(raises=AssertionError, strict=True, reason=reason)]
 
 
+def _numbers(factory: Factory) -> set[str]:
+    """The hyperparameters whose default is a number, or a tuple of numbers."""
+    return {
+        name
+        for name, each in inspect.signature(factory).parameters.items()
+        if isinstance(each.default, float) or (isinstance(each.default, tuple) and isinstance(each.default[0], float))
+    }
+
+
+def _settings() -> set[str]:
+    """The numbers of factories that some row of settings tries; a row may have any name."""
+    return {f"{factory.__name__}.{name}" for factory, options in HYPERPARAMETERS.values() for name in options}
+
+
+def _all_numbers() -> set[str]:
+    return {f"{name}.{one}" for name, made in {**OPTIMIZERS, **TRANSFORMS}.items() for one in _numbers(made)}
+
+
 def check_tables() -> None:
     """Every case has its row in every table, and no table has a row too many."""
     laws = {law.__name__ for kind in LAWS.values() for law in kind}
     for table, rows, expected in (
         ("REFERENCES", set(REFERENCES), {*OPTIMIZERS, *TRANSFORMS}),
+        ("HYPERPARAMETERS", _settings() & _all_numbers(), _all_numbers()),
         ("SCHEDULE_ARGUMENTS", set(SCHEDULE_ARGUMENTS), set(SCHEDULES)),
         ("EXEMPT", {name for name, _ in EXEMPT}, {name for name, _ in EXEMPT} & {*OPTIMIZERS, *TRANSFORMS, *WRAPPERS}),
         ("EXEMPT", {law for _, law in EXEMPT}, {law for _, law in EXEMPT} & laws),

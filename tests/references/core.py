@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.references.rules import Leaves, Reference, of_leaf, of_rule, of_torch
+import functional_train as ft
+from tests.references.rules import Leaves, Reference, Settings, of_leaf, of_rule, of_torch
 
 
 def momentum(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
@@ -36,4 +37,16 @@ REFERENCES: dict[str, Reference] = {
     "scale_by_adam": of_leaf(adam_direction),
     "scale_by_lr": of_leaf(lambda g, p, memory: -0.001 * g),
     "sgd": of_torch(torch.optim.SGD),
+}
+
+HYPERPARAMETERS: dict[str, Settings] = {
+    "sgd": (ft.sgd, {"lr": 0.1, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.05}),
+    "nesterov": (ft.sgd, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05, "nesterov": True}),
+    "adam": (ft.adam, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
+    "adamw": (ft.adamw, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05, "amsgrad": True}),
+    "clip_by_global_norm": (ft.clip_by_global_norm, {"max_norm": 0.5}),
+    "add_decayed_weights": (ft.add_decayed_weights, {"weight_decay": 0.5}),
+    "add_momentum": (ft.add_momentum, {"momentum": 0.5, "dampening": 0.5}),
+    "scale_by_adam": (ft.scale_by_adam, {"betas": (0.8, 0.9), "eps": 1e-3}),
+    "scale_by_lr": (ft.scale_by_lr, {"lr": 0.1}),
 }

@@ -6,9 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import functional_train as ft
+
 Leaves = list[Tensor]
 # The parameters, and at each step the gradients in which None may stand for one; the parameters after each step.
 Reference = Callable[[Leaves, list[list[Tensor | None]]], list[Leaves]]
+# A factory, and values for its numeric hyperparameters at which each of them makes a difference.
+Settings = tuple[Callable[..., ft.GradientTransformation], dict[str, Any]]
 
 
 def of_torch(cls: type[torch.optim.Optimizer]) -> Reference:
