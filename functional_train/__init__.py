@@ -16,14 +16,17 @@ from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
 from functional_train.updates import schedules
 from functional_train.updates.apply import apply_updates, make_update
-from functional_train.updates.chain import chain, identity
+from functional_train.updates.chain import chain, identity, named_chain
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._inject import InjectedState, inject_hyperparams
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
+from functional_train.updates.transforms._param_groups import param_groups
+from functional_train.updates.transforms._partition import PartitionState, freeze, masked, partition
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import random, tree
 from functional_train.values.errors import (
@@ -58,12 +61,14 @@ __all__ = [
     "Hyperparameter",
     "HyperparameterError",
     "ImmutableError",
+    "InjectedState",
     "LossError",
     "LossFn",
     "MomentumState",
     "NonFiniteError",
     "OwnershipError",
     "Params",
+    "PartitionState",
     "PathError",
     "PurityError",
     "Schedule",
@@ -82,17 +87,23 @@ __all__ = [
     "early_stopping",
     "fit",
     "fold",
+    "freeze",
     "functionalize",
     "grad",
     "grad_and_value",
     "identity",
     "init_state",
+    "inject_hyperparams",
     "iterate",
     "make_step",
     "make_update",
+    "masked",
     "merge",
     "mixed_precision",
+    "named_chain",
     "negate",
+    "param_groups",
+    "partition",
     "plot",
     "random",
     "record_effects",
