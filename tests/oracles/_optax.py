@@ -14,8 +14,7 @@ import torch
 from optax._src import factorized
 from optax.contrib import _galore as galore
 
-from tests.oracles import _optax_cases, _optax_transforms
-from tests.oracles._writing import Points, Spec, entry, write
+from tests.oracles._writing import Points, Spec, write
 from tests.oracles.problem import GRADIENTS, HESSIANS, LOSSES, NUM_STEPS, Tree, start
 
 jax.config.update("jax_enable_x64", True)
@@ -28,8 +27,7 @@ def make() -> None:
     # Two modules cast to float32 whatever the parameters are; there, float32 is made to mean float64.
     for module in (factorized, galore):
         module.jnp = types.SimpleNamespace(**{**vars(jnp), "float32": jnp.float64})
-    specs = (*_optax_cases.SPECS, *_optax_transforms.SPECS)
-    write("optax", {spec.name: entry(spec, run) for spec in specs}, beside=("jax",))
+    write("optax", run, beside=("jax",))
 
 
 def run(spec: Spec, problem: str) -> Iterator[Points]:
@@ -95,6 +93,7 @@ def _sam(spec: Spec, problem: str) -> Iterator[Points]:
     params = _to_jax(start(spec.leaves))
     state = tx.init(params)
     for step in range(1, NUM_STEPS + 1):
+
         def grad_fn(at: Any, _: int, step: int = step) -> Any:
             return _to_jax(GRADIENTS[problem](step, _to_torch(at)))
 

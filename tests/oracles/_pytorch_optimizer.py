@@ -8,9 +8,8 @@ import torch
 from pytorch_optimizer.optimizer.grokfast import gradfilter_ema, gradfilter_ma
 from pytorch_optimizer.optimizer.utils import matrix
 
-from tests.oracles import _pytorch_optimizer_cases, _pytorch_optimizer_matrices
 from tests.oracles._torch import DRIVERS, Run, float32_is_float64
-from tests.oracles._writing import Points, Spec, entry, write
+from tests.oracles._writing import Points, Spec, write
 
 NAMES = {
     **vars(pytorch_optimizer),
@@ -22,9 +21,8 @@ NAMES = {
 
 def make() -> None:
     """Write `figures/pytorch_optimizer.json`."""
-    specs = (*_pytorch_optimizer_cases.SPECS, *_pytorch_optimizer_matrices.SPECS)
     with float32_is_float64():
-        write("pytorch_optimizer", {spec.name: entry(spec, run) for spec in specs}, beside=("torch",))
+        write("pytorch_optimizer", run, beside=("torch",))
 
 
 def run(spec: Spec, problem: str) -> Iterator[Points]:

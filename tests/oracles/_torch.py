@@ -29,7 +29,8 @@ class Run:
         self.model = _Leaves(start(spec.leaves))
         self.named = dict(self.model.named_parameters())
         self.params = list(self.named.values())
-        self.names = {**names, "params": self.params, "model": self.model, "groups": self._groups(), "grouped": self._grouped}
+        given = {"params": self.params, "model": self.model, "groups": self._groups(), "grouped": self._grouped}
+        self.names = {**names, **given}
 
     def make(self) -> Any:
         """The optimizer that the call stands for."""
