@@ -1,8 +1,7 @@
 """The problems are what their formulas say, and the figures can be read."""
 
-import torch
-
 import pytest
+import torch
 from torch import Tensor
 
 from tests.oracles import problem
