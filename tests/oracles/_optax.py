@@ -11,8 +11,10 @@ import numpy as np
 import optax
 import optax.contrib
 import torch
-from optax._src import factorized
+from optax._src import factorized, transform
 from optax.contrib import _galore as galore
+from optax.contrib import _madgrad as madgrad
+from optax.contrib import _schedule_free as schedule_free
 
 from tests.oracles._writing import Points, Spec, write
 from tests.oracles.problem import GRADIENTS, HESSIANS, LOSSES, NUM_STEPS, Tree, start
@@ -24,9 +26,9 @@ SPOILED_STEPS = (2, 7, 8, 9)
 
 def make() -> None:
     """Write `figures/optax.json`."""
-    # Two modules cast to float32 whatever the parameters are; there, float32 is made to mean float64.
-    for module in (factorized, galore):
-        module.jnp = types.SimpleNamespace(**{**vars(jnp), "float32": jnp.float64})
+    # Some modules cast to float32, or count in int32, whose root and quotient are float32 even under x64.
+    for module in (factorized, galore, madgrad, schedule_free, transform):
+        module.jnp = types.SimpleNamespace(**{**vars(jnp), "float32": jnp.float64, "int32": jnp.int64})
     write("optax", run, beside=("jax",))
 
 
