@@ -1,6 +1,7 @@
 """Trees laid side by side as columns of leaves, for a run of arithmetic that takes them apart only once."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from functional_train.values.errors import StructureError
 from functional_train.values.tree._structure import check_prefix, difference, flatten, unflatten
+
+_REQUIRES_GRAD = attrgetter("requires_grad")
 
 
 class Frame:
@@ -257,7 +260,10 @@ def is_plain(columns: Sequence[Sequence[Any]]) -> bool:
         return False
     if torch.is_grad_enabled():
         for column in columns:
-            for leaf in column:
-                if isinstance(leaf, Tensor) and leaf.requires_grad:
-                    return False
+            try:
+                watched = any(map(_REQUIRES_GRAD, column))
+            except AttributeError:  # a leaf that is not a tensor
+                watched = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in column)
+            if watched:
+                return False
     return True
