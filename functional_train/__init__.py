@@ -23,6 +23,7 @@ from functional_train.updates.transformation import EmptyState, GradientTransfor
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
+from functional_train.updates.transforms._plateau import PlateauState, reduce_on_plateau
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import random, tree
 from functional_train.values.errors import (
@@ -64,6 +65,7 @@ __all__ = [
     "OwnershipError",
     "Params",
     "PathError",
+    "PlateauState",
     "PurityError",
     "Schedule",
     "ScheduledState",
@@ -95,6 +97,7 @@ __all__ = [
     "plot",
     "random",
     "record_effects",
+    "reduce_on_plateau",
     "scale_by_adam",
     "scale_by_lr",
     "scan",
