@@ -29,23 +29,23 @@ torch.optim.lr_scheduler multiplies the learning rate of an optimizer, here `lr`
 | swa_utils.SWALR(swa_lr, n, "cos")          | cosine(lr, n, swa_lr)                                         |
 | swa_utils.SWALR(swa_lr, n, "linear")       | linear(lr, swa_lr, n)                                         |
 
-Optax returns values too:
+Optax returns values too. The milestones of its onecycles are rounded down:
 
-| optax                                          | ft.schedules                                                                    |
-|------------------------------------------------|---------------------------------------------------------------------------------|
-| any with transition_begin                      | shift(schedule, transition_begin)                                               |
-| cosine_decay_schedule(v, n, alpha, exponent)   | cosine(v, n, alpha * v, exponent)                                               |
-| cosine_onecycle_schedule(n, peak, pct, d, f)   | piecewise_interpolate(peak / d, (int(pct * n), n), (d, 1 / d / f), "cosine")    |
-| exponential_decay(v, n, rate, end_value=e)     | exponential(v, rate, n, e)                                                      |
-| join_schedules                                 | join                                                                            |
-| linear_onecycle_schedule(n, peak, p, q, d, f)  | piecewise_interpolate(peak / d, (int(p * n), int(q * n), n), (d, 1 / d, 1 / f)) |
-| piecewise_constant_schedule(v, {3: a, 5: b})   | piecewise_constant(v, (3, 5), (a, b))                                           |
-| piecewise_interpolate_schedule(how, v, {...})  | piecewise_interpolate(v, (3, 5), (a, b), how)                                   |
-| polynomial_schedule(v, e, power, n)            | polynomial(v, e, n, power)                                                      |
-| sgdr_schedule                                  | join of warmup_cosine                                                           |
-| warmup_constant_schedule(v, peak, n)           | warmup(peak, n, v)                                                              |
-| warmup_cosine_decay_schedule(v, peak, w, n, e) | warmup_cosine(peak, w, n, v, e)                                                 |
-| warmup_exponential_decay_schedule(v, peak, w)  | warmup(exponential(peak, ...), w, v)                                            |
+| optax                                          | ft.schedules                                                       |
+|------------------------------------------------|--------------------------------------------------------------------|
+| any with transition_begin                      | shift(schedule, transition_begin)                                  |
+| cosine_decay_schedule(v, n, alpha, power)      | cosine(v, n, alpha * v, power)                                     |
+| cosine_onecycle_schedule(n, p, a, d, f)        | piecewise_interpolate(p / d, (a * n, n), (d, 1 / d / f), "cosine") |
+| exponential_decay(v, n, rate, end_value=e)     | exponential(v, rate, n, e)                                         |
+| join_schedules(schedules, boundaries)          | join(schedules, boundaries)                                        |
+| linear_onecycle_schedule(n, p, a, b, d, f)     | piecewise_interpolate(p / d, (a * n, b * n, n), (d, 1 / d, 1 / f)) |
+| piecewise_constant_schedule(v, {m: g})         | piecewise_constant(v, (m,), (g,))                                  |
+| piecewise_interpolate_schedule(how, v, {m: g}) | piecewise_interpolate(v, (m,), (g,), how)                          |
+| polynomial_schedule(v, e, power, n)            | polynomial(v, e, n, power)                                         |
+| sgdr_schedule                                  | join of warmup_cosine                                              |
+| warmup_constant_schedule(v, p, w)              | warmup(p, w, v)                                                    |
+| warmup_cosine_decay_schedule(v, p, w, n, e)    | warmup_cosine(p, w, n, v, e)                                       |
+| warmup_exponential_decay_schedule(v, p, w)     | warmup(exponential(p, ...), w, v)                                  |
 """
 
 from functional_train.updates.schedules._arithmetic import add, clip, mul

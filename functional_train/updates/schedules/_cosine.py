@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
-from functional_train.updates.schedules._phase import ScheduleFn, Step, check_count, half_wave, number, progress
+from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.schedules._phase import ScheduleFn, Step, half_wave, number, progress
 
 _LAST_STEP = 2**53  # float64 does not hold every step beyond it
 

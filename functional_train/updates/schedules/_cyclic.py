@@ -5,18 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
-from functional_train.updates.schedules._phase import (
-    Anneal,
-    ScheduleFn,
-    Step,
-    between,
-    check_anneal,
-    check_choice,
-    check_count,
-    number,
-    progress,
-)
+from functional_train.updates.hyperparameters import Number, check_choice, check_count
+from functional_train.updates.schedules._phase import Anneal, ScheduleFn, Step, between, check_anneal, number, progress
 from functional_train.values.errors import HyperparameterError
 
 Mode = Literal["triangular", "triangular2", "exp_range"]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
-from functional_train.updates.schedules._phase import ScheduleFn, Step, between, check_count, number, progress
+from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.schedules._phase import ScheduleFn, Step, between, number, progress
 
 
 def rex(start: Number, num_steps: int, end: Number = 0.0) -> ScheduleFn:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
-from functional_train.updates.schedules._phase import ScheduleFn, Step, as_schedule, check_count, number
+from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.schedules._phase import ScheduleFn, Step, as_schedule, number
 from functional_train.values.types import Hyperparameter
 
 

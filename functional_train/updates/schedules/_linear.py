@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
-from functional_train.updates.schedules._phase import ScheduleFn, Step, between, check_count, filled, number, progress
+from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.schedules._phase import ScheduleFn, Step, between, filled, number, progress
 
 
 def constant(value: Number) -> ScheduleFn:

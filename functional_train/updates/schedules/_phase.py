@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
+from functional_train.updates.hyperparameters import Number, check_choice, check_count
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.types import Hyperparameter
 
@@ -63,12 +63,6 @@ def half_wave(passed: Tensor, power: Number = 1.0) -> Tensor:
     return wave if not isinstance(power, Tensor) and power == 1.0 else wave ** number(power)
 
 
-def check_count(name: str, value: int, least: int = 0) -> None:
-    """Refuse what does not count updates."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}. It counts updates.")
-
-
 def check_part(part: str, num_part: int, num_steps: int) -> None:
     """Refuse a part that is longer than the whole."""
     check_count(part, num_part)
@@ -85,13 +79,6 @@ def check_ascending(name: str, steps: Sequence[int]) -> tuple[int, ...]:
     if not is_row or not all(isinstance(step, int) and step >= 0 for step in steps) or list(steps) != sorted(steps):
         raise HyperparameterError(f"{name} must be ints >= 0 in ascending order, got {steps!r}. They are steps.")
     return tuple(steps)
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a word that is none of the choices."""
-    if value not in choices:
-        known = ", ".join(map(repr, choices))
-        raise HyperparameterError(f"{name} must be one of {known}, got {value!r}.")
 
 
 def check_anneal(value: str) -> None:

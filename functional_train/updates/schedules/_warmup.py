@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
+from functional_train.updates.hyperparameters import Number, check_count
 from functional_train.updates.schedules._cosine import cosine
 from functional_train.updates.schedules._phase import (
     Anneal,
@@ -12,7 +12,6 @@ from functional_train.updates.schedules._phase import (
     as_schedule,
     between,
     check_anneal,
-    check_count,
     check_part,
     progress,
 )

@@ -5,8 +5,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_fraction, check_non_negative, schedulable
-from functional_train.updates.schedules._phase import check_choice, check_count
+from functional_train.updates.hyperparameters import (
+    check_choice,
+    check_count,
+    check_fraction,
+    check_non_negative,
+    schedulable,
+)
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
@@ -97,18 +102,18 @@ def reduce_on_plateau(
     shrink = check_fraction("factor", factor, "0.1 is usual; with 1.0 nothing would shrink.")
     margin = check_non_negative("threshold", threshold, "1e-4 is usual.")
     smallest, negligible = check_non_negative("min_scale", min_scale), check_non_negative("eps", eps)
-    check_count("patience", patience)
-    check_count("cooldown", cooldown)
-    check_count("accumulation_size", accumulation_size, 1)
+    check_count("patience", patience, hint="It counts comparisons.")
+    check_count("cooldown", cooldown, hint="It counts comparisons.")
+    check_count("accumulation_size", accumulation_size, 1, hint="It counts values.")
     sign = 1.0 if mode == "min" else -1.0
 
     def init(params: Tree) -> PlateauState:
         device = device_of(params)
-        zero, none = (
-            torch.zeros((), dtype=torch.float64, device=device),
-            torch.zeros((), dtype=torch.int64, device=device),
-        )
-        return PlateauState(zero + 1.0, zero + sign * float("inf"), none, none.clone(), none.clone(), zero)
+        scale, best, total = [
+            torch.full((), number, dtype=torch.float64, device=device) for number in (1.0, sign * float("inf"), 0.0)
+        ]
+        num_bad, num_cooldown, num_values = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(3)]
+        return PlateauState(scale, best, num_bad, num_cooldown, num_values, total)
 
     def decided(state: PlateauState, value: Tensor) -> PlateauState:
         """The state after one comparison."""
