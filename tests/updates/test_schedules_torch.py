@@ -262,6 +262,13 @@ def test_one_cycle_equals_torchs(num_steps: int, pct: float, anneal: Any, three_
     assert schedule(10**6) == schedule(num_steps - 1)
 
 
+def test_a_phase_that_ends_between_two_steps() -> None:
+    """The end of a phase is compared in float64, however little lies between it and the next step."""
+    pct = 1.0 - 2.0**-53
+    momentum = driven(lambda optimizer: lr_scheduler.OneCycleLR(optimizer, LR, 2, pct_start=pct), 2, "momentum")
+    assert_same(schedules.one_cycle(0.85, 2, 0.95, 0.95, pct), momentum)
+
+
 def test_one_cycle_has_torchs_defaults() -> None:
     """Without further arguments the ends are torch's, too."""
     assert_same(schedules.one_cycle(LR, 50), driven(lambda optimizer: lr_scheduler.OneCycleLR(optimizer, LR, 50), 50))

@@ -122,15 +122,15 @@ def one_cycle(
     def schedule(step: Step) -> Tensor:
         low = number(peak) / 25.0 if start is None else number(start)
         lowest = low / 1e4 if end is None else number(end)
-        step = torch.as_tensor(step).clamp(max=last)
+        step = torch.as_tensor(step, dtype=torch.float64).clamp(max=last)
         top = number(pct_start) * num_steps - 1
         bottom = 2 * number(pct_start) * num_steps - 2 if three_phase else last
         up = between(low, number(peak), progress(step, 0, top), anneal)
         down = between(number(peak), low if three_phase else lowest, progress(step, top, bottom - top), anneal)
-        value = torch.where(step <= torch.as_tensor(top), up, down)
+        value = torch.where(step <= top, up, down)
         if three_phase:
             out = between(low, lowest, progress(step, bottom, last - bottom), anneal)
-            value = torch.where(step <= torch.as_tensor(bottom), value, out)
+            value = torch.where(step <= bottom, value, out)
         return value
 
     return schedule

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.hyperparameters import Number, check_count
-from functional_train.updates.schedules._phase import ScheduleFn, Step, as_schedule, number
+from functional_train.updates.schedules._phase import ScheduleFn, Step, as_schedule, filled, number
 from functional_train.values.types import Hyperparameter
 
 
@@ -44,9 +44,8 @@ def exponential(
         value = number(start) * number(gamma) ** periods.double()
         if end is None:
             return value
-        stop = torch.as_tensor(end, dtype=torch.float64)
-        falls = torch.as_tensor(gamma) < 1.0
-        return torch.where(falls, torch.maximum(value, stop), torch.minimum(value, stop))
+        stop = filled(end, step)
+        return torch.where(filled(gamma, step) < 1.0, torch.maximum(value, stop), torch.minimum(value, stop))
 
     return schedule
 

@@ -45,9 +45,9 @@ def progress(step: Step, begin: Number, length: Number) -> Tensor:
     """How much of `length` has passed since `begin`, from 0 to 1; a phase without steps is over at once."""
     passed = torch.as_tensor(step, dtype=torch.float64) - begin
     if isinstance(length, Tensor):
-        is_phase = length > 0
-        share = torch.clamp(passed / torch.where(is_phase, length, torch.ones_like(length)), 0.0, 1.0)
-        return torch.where(is_phase, share, torch.ones_like(share))
+        length = filled(length, step)
+        share = torch.clamp(passed / torch.where(length > 0, length, 1.0), 0.0, 1.0)
+        return torch.where(length > 0, share, 1.0)
     return torch.clamp(passed / length, 0.0, 1.0) if length > 0 else torch.ones_like(passed)
 
 

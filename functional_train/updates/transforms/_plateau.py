@@ -156,7 +156,7 @@ def _watched(value: Any, like: Tensor) -> Tensor:
             "to what ft.make_update returns; ft.make_step passes the loss."
         )
     # A loss with a graph would keep it alive in the state, and no derivative passes a comparison.
-    number = torch.as_tensor(value).detach().to(like)
+    number = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
     if number.ndim != 0:
         raise StructureError(
             f"reduce_on_plateau watches one number, got value= of shape {tuple(number.shape)}. Pass its mean."
