@@ -34,7 +34,7 @@ def cases(draw: st.DrawFn) -> tuple[Schedule, int, float, float, float]:
     peak, num_warmup = draw(ends), draw(st.integers(0, num_steps))
     slope = max(abs(peak - start) / max(num_warmup, 1), math.pi / 2 * abs(peak - end) / max(num_steps - num_warmup, 1))
     schedule = schedules.warmup_cosine(peak, num_warmup, num_steps, start, end)
-    return schedule, num_steps, min(low, peak), max(high, peak), slope
+    return schedule, num_steps, min(low, peak), max(high, peak), slope if num_warmup < num_steps else 0.0
 
 
 @given(cases())
@@ -123,6 +123,19 @@ def test_warmup_leads_to_the_beginning(one: Schedule, start: float, num_warmup: 
         slopes, torch.full_like(slopes, float((one(0) - start) / num_warmup)), rtol=0, atol=1e-14
     )
     assert_bitwise(schedules.warmup(one, 0, start)(step), one(step))
+
+
+@given(ends, ends, ends, st.integers(1, 40), st.sampled_from(["linear", "cosine", "sqrt"]))
+def test_curves_meet_their_ends(start: float, peak: float, end: float, num_steps: int, anneal: Any) -> None:
+    """What is promised at an end is there to the last bit."""
+    line, wave = schedules.linear(start, end, num_steps), schedules.cosine(start, num_steps, end)
+    assert (line(0), line(num_steps), wave(num_steps)) == (start, end, end)
+    warmed = schedules.warmup_cosine(peak, num_steps, 2 * num_steps, start, end)
+    assert (warmed(0), warmed(2 * num_steps)) == (start, end)
+    cycle = schedules.one_cycle(peak, 10 * num_steps, start, end, 0.5, anneal)
+    assert (cycle(0), cycle(5 * num_steps - 1), cycle(10 * num_steps - 1)) == (start, peak, end)
+    pieces = schedules.piecewise_interpolate(start, (num_steps, 2 * num_steps), 2.0, anneal)
+    assert (pieces(0), pieces(num_steps), pieces(2 * num_steps)) == (start, 2 * start, 4 * start)
 
 
 @given(st.data(), ends, ends, ends, st.sampled_from(["linear", "cosine", "sqrt"]))

@@ -87,7 +87,15 @@ def warmup_cosine(
         tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
     check_part("num_warmup", num_warmup, num_steps)
-    return warmup(cosine(peak, num_steps - num_warmup, end, power), num_warmup, start)
+    down = cosine(peak, num_steps - num_warmup, end, power)
+
+    def schedule(step: Step) -> Tensor:
+        step = torch.as_tensor(step)
+        # Up to the peak, even where a wave of no steps begins with its end.
+        up = between(start, peak, progress(step, 0, num_warmup))
+        return torch.where(step < num_warmup, up, down(step - num_warmup))
+
+    return schedule
 
 
 def warmup_stable_decay(
