@@ -31,6 +31,7 @@ OF_TENSORS: dict[str, tuple[Callable[..., Schedule], tuple[float, ...]]] = {
     "mul": (lambda a, b: schedules.mul(a, schedules.linear(b, a, 9), b), (0.7, 0.2)),
     "multiplicative": (lambda a, f: schedules.multiplicative(a, f, 8), (0.7, 0.9)),
     "one_cycle": (lambda p, a, b, s: schedules.one_cycle(p, 12, a, b, s, three_phase=True), (0.7, 0.2, 0.1, 0.32)),
+    "one_cycle of roots": (lambda p, s: schedules.one_cycle(p, 12, pct_start=s, anneal="sqrt"), (0.7, 0.32)),
     "piecewise_constant": (lambda a, f, g: schedules.piecewise_constant(a, (3, 6), (f, g)), (0.7, 0.5, 1.5)),
     "piecewise_interpolate": (lambda a, g: schedules.piecewise_interpolate(a, (0, 4, 9), g, "cosine"), (0.7, 0.5)),
     "polynomial": (lambda a, b, p: schedules.polynomial(a, b, 10, p), (0.7, 0.2, 1.5)),
@@ -119,6 +120,6 @@ def test_an_optimizer_that_is_resumed_goes_on() -> None:
 def test_every_schedule_can_be_drawn() -> None:
     """`ft.plot.schedule` takes them all."""
     made = {name: make(*cases.SCHEDULE_ARGUMENTS[name]) for name, make in cases.SCHEDULES.items()}
-    lines = ft.plot.schedule(made, 50).axes[0].lines
+    lines = ft.plot.schedule(made, 15).axes[0].lines
     for line, schedule in zip(lines, made.values(), strict=True):
-        assert list(line.get_ydata()) == [float(schedule(step)) for step in range(51)]
+        assert list(line.get_ydata()) == [float(schedule(step)) for step in range(16)]

@@ -15,11 +15,12 @@ Step = int | Tensor
 ScheduleFn = Callable[[Step], Tensor]
 Anneal = Literal["cosine", "linear", "sqrt"]
 
-# From the share of a phase's steps that have passed to the share of its way that is done.
+# From the share of a phase's steps that have passed to the share of its way that is done. The root is kept from zero,
+# where its slope is infinite.
 _ANNEALS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "cosine": lambda passed: (1.0 - torch.cos(math.pi * passed)) / 2.0,
     "linear": lambda passed: passed,
-    "sqrt": torch.sqrt,
+    "sqrt": lambda passed: torch.where(passed > 0, torch.where(passed > 0, passed, 1.0).sqrt(), 0.0),
 }
 
 
@@ -69,7 +70,7 @@ def check_part(part: str, num_part: int, num_steps: int) -> None:
     check_count("num_steps", num_steps)
     if num_part > num_steps:
         raise HyperparameterError(
-            f"{part}={num_part} is longer than num_steps={num_steps}, which counts the warmup too. Raise num_steps."
+            f"{part}={num_part} is longer than num_steps={num_steps}, which counts it too. Raise num_steps."
         )
 
 
