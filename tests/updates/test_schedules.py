@@ -112,6 +112,21 @@ def test_time_is_moved(one: Schedule, other: Schedule, step: int, first: int, se
     assert_bitwise(schedules.join([one], [])(step), one(step))
 
 
+def test_no_schedule_sees_a_negative_step() -> None:
+    """What has not begun is evaluated at its beginning, so that it need not be defined, or have a slope, before."""
+    seen: list[int] = []
+
+    def schedule(step: Tensor) -> Tensor:
+        seen.extend(step.tolist())
+        return step.double()
+
+    steps = torch.arange(8)
+    schedules.join([schedule, schedule], [5])(steps)
+    schedules.warmup(schedule, 5)(steps)
+    schedules.shift(schedule, 5)(steps)
+    assert (min(seen), len(seen)) == (0, 32)
+
+
 @given(testing.schedules(), ends, st.integers(1, 30), steps_of)
 def test_warmup_leads_to_the_beginning(one: Schedule, start: float, num_warmup: int, step: int) -> None:
     """The line begins at its start, has one slope, and ends where the schedule begins, which then is left alone."""
