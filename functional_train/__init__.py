@@ -27,6 +27,7 @@ from functional_train.updates.transforms._inject import InjectedState, inject_hy
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._param_groups import param_groups
 from functional_train.updates.transforms._partition import PartitionState, freeze, masked, partition
+from functional_train.updates.transforms._plateau import PlateauState, reduce_on_plateau
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import random, tree
 from functional_train.values.errors import (
@@ -70,6 +71,7 @@ __all__ = [
     "Params",
     "PartitionState",
     "PathError",
+    "PlateauState",
     "PurityError",
     "Schedule",
     "ScheduledState",
@@ -107,6 +109,7 @@ __all__ = [
     "plot",
     "random",
     "record_effects",
+    "reduce_on_plateau",
     "scale_by_adam",
     "scale_by_lr",
     "scan",

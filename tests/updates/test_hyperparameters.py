@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import functional_train as ft
+from functional_train.testing._runs import extras
 from tests import cases
 from tests.profiles import examples
 from tests.trees import assert_bitwise, assert_close, like, normal, seeds
@@ -45,7 +46,7 @@ def run(optimizers: list[ft.GradientTransformation], grads: list[Any] = SOME_GRA
     """One update with each optimizer, the state handed on."""
     current, state = params, optimizers[0].init(params)
     for optimizer, one in zip(optimizers, grads, strict=False):
-        current, state = ft.make_update(optimizer)(one, state, current)
+        current, state = ft.make_update(optimizer)(one, state, current, **extras(one))
     return current, state
 
 
