@@ -8,6 +8,7 @@ from functional_train import plot
 from functional_train.gradients.reverse import grad, grad_and_value
 from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
+from functional_train.models.lora import lora_init, lora_merge
 from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
@@ -97,6 +98,8 @@ __all__ = [
     "init_state",
     "inject_hyperparams",
     "iterate",
+    "lora_init",
+    "lora_merge",
     "make_step",
     "make_update",
     "masked",
