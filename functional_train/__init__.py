@@ -16,10 +16,11 @@ from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
 from functional_train.updates import schedules
 from functional_train.updates.apply import apply_updates, make_update
+from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
-from functional_train.updates.transformation import EmptyState, GradientTransformation, chain, identity, stateless
+from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum

@@ -1,21 +1,20 @@
 """Every transformation and schedule that the library promises, what each must equal, and the laws it need not keep."""
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 import functional_train as ft
 from functional_train.testing import LAWS
+from tests import references
+from tests.references.rules import Reference, Settings
 
-Leaves = list[Tensor]
 Factory = Callable[..., Any]
-# The parameters, and at each step the gradients in which None may stand for one; the parameters after each step.
-Reference = Callable[[Leaves, list[list[Tensor | None]]], list[Leaves]]
 
 
 def _factories() -> dict[str, Factory]:
@@ -53,75 +52,12 @@ WRAPPERS = {
 SCHEDULES = {name: getattr(ft.schedules, name) for name in ft.schedules.__all__}
 
 
-def of_torch(cls: type[torch.optim.Optimizer]) -> Reference:
-    """A class of torch.optim with its defaults."""
-
-    def reference(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves]:
-        own = [torch.nn.Parameter(leaf.clone()) for leaf in params]
-        optimizer = cls(own, foreach=False)  # type: ignore[call-arg]
-        reached: list[Leaves] = []
-        for row in grads:
-            for parameter, grad in zip(own, row, strict=True):
-                parameter.grad = None if grad is None else grad.clone()
-            optimizer.step()
-            reached.append([parameter.detach().clone() for parameter in own])
-        return reached
-
-    return reference
-
-
-def of_rule(rule: Callable[[Leaves, Leaves, list[dict[str, Any]]], Leaves]) -> Reference:
-    """A literal rule `(grads, params, memories) -> updates` for the leaves that have a gradient."""
-
-    def reference(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves]:
-        memories: list[dict[str, Any]] = [{} for _ in params]
-        reached = [list(params)]
-        for row in grads:
-            there = [place for place, grad in enumerate(row) if grad is not None]
-            new = list(reached[-1])
-            chosen = ([grad for grad in row if grad is not None], [new[i] for i in there], [memories[i] for i in there])
-            for place, update in zip(there, rule(*chosen), strict=True):
-                new[place] = new[place] + update
-            reached.append(new)
-        return reached[1:]
-
-    return reference
-
-
-def of_leaf(rule: Callable[[Tensor, Tensor, dict[str, Any]], Tensor]) -> Reference:
-    """A literal rule for one leaf."""
-    return of_rule(lambda grads, params, memories: [rule(*row) for row in zip(grads, params, memories, strict=True)])
-
-
-def momentum(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
-    memory["b"] = 0.9 * memory["b"] + g if memory else g
-    return memory["b"]
-
-
-def adam_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
-    t = memory["t"] = memory.get("t", 0) + 1
-    m = memory["m"] = 0.9 * memory.get("m", torch.zeros_like(g)) + 0.1 * g
-    v = memory["v"] = 0.999 * memory.get("v", torch.zeros_like(g)) + 0.001 * g**2
-    return (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
-
-
-def clipped(grads: Leaves, params: Leaves, memories: list[dict[str, Any]]) -> Leaves:
-    norm = sum(float((g**2).sum()) for g in grads) ** 0.5
-    return [g * min(1.0, 1.0 / (norm + 1e-6)) for g in grads]
-
-
-REFERENCES: dict[str, Reference] = {
-    "adam": of_torch(torch.optim.Adam),
-    "adamw": of_torch(torch.optim.AdamW),
-    "add_decayed_weights": of_leaf(lambda g, p, memory: g + 0.01 * p),
-    "add_momentum": of_leaf(momentum),
-    "clip_by_global_norm": of_rule(clipped),
-    "identity": of_leaf(lambda g, p, memory: g),
-    "negate": of_leaf(lambda g, p, memory: -g),
-    "scale_by_adam": of_leaf(adam_direction),
-    "scale_by_lr": of_leaf(lambda g, p, memory: -0.001 * g),
-    "sgd": of_torch(torch.optim.SGD),
-}
+REFERENCES: dict[str, Reference] = {}
+HYPERPARAMETERS: dict[str, Settings] = {}
+for found in pkgutil.iter_modules(references.__path__):
+    tables = vars(importlib.import_module(f"{references.__name__}.{found.name}"))
+    REFERENCES |= tables.get("REFERENCES", {})
+    HYPERPARAMETERS |= tables.get("HYPERPARAMETERS", {})
 
 # Phases of at least two steps, so that neighbors can show a jump.
 SCHEDULE_ARGUMENTS: dict[str, tuple[float, ...]] = {
@@ -131,15 +67,8 @@ SCHEDULE_ARGUMENTS: dict[str, tuple[float, ...]] = {
     "warmup_cosine": (1.0, 8, 40),
 }
 
-_HALF = (
-    "without torch's kernel, float16 rounds eps=1e-8 to 0, so a gradient of zero gives 0/0; so does torch's for-loop"
-)
 # A law that a case need not keep, and why. An exemption that is no longer needed fails.
-EXEMPT: dict[tuple[str, str], str] = {
-    ("adam", "takes_any_tree"): _HALF,
-    ("adamw", "takes_any_tree"): _HALF,
-    ("scale_by_adam", "takes_any_tree"): _HALF,
-}
+EXEMPT: dict[tuple[str, str], str] = {}
 
 
 def with_laws(kind: str, cases: Iterable[str]) -> list[Any]:
@@ -158,11 +87,30 @@ def _marks(case: str, law: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(raises=AssertionError, strict=True, reason=reason)]
 
 
+def _numbers(factory: Factory) -> set[str]:
+    """The hyperparameters whose default is a number, or a tuple of numbers."""
+    return {
+        name
+        for name, each in inspect.signature(factory).parameters.items()
+        if isinstance(each.default, float) or (isinstance(each.default, tuple) and isinstance(each.default[0], float))
+    }
+
+
+def _settings() -> set[str]:
+    """The numbers of factories that some row of settings tries; a row may have any name."""
+    return {f"{factory.__name__}.{name}" for factory, options in HYPERPARAMETERS.values() for name in options}
+
+
+def _all_numbers() -> set[str]:
+    return {f"{name}.{one}" for name, made in {**OPTIMIZERS, **TRANSFORMS}.items() for one in _numbers(made)}
+
+
 def check_tables() -> None:
     """Every case has its row in every table, and no table has a row too many."""
     laws = {law.__name__ for kind in LAWS.values() for law in kind}
     for table, rows, expected in (
         ("REFERENCES", set(REFERENCES), {*OPTIMIZERS, *TRANSFORMS}),
+        ("HYPERPARAMETERS", _settings() & _all_numbers(), _all_numbers()),
         ("SCHEDULE_ARGUMENTS", set(SCHEDULE_ARGUMENTS), set(SCHEDULES)),
         ("EXEMPT", {name for name, _ in EXEMPT}, {name for name, _ in EXEMPT} & {*OPTIMIZERS, *TRANSFORMS, *WRAPPERS}),
         ("EXEMPT", {law for _, law in EXEMPT}, {law for _, law in EXEMPT} & laws),

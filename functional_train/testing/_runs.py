@@ -10,6 +10,9 @@ from functional_train.updates.transformation import GradientTransformation
 from functional_train.values import random, tree
 from functional_train.values.types import Tree
 
+# Rounding of float64, amplified by methods that divide by the size of a gradient.
+RTOL = ATOL = 1e-9
+
 
 class Update(NamedTuple):
     """What one update made."""

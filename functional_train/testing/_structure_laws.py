@@ -2,15 +2,13 @@
 
 import torch
 
-from functional_train.testing._runs import away_from_zero, in_float64, pairs, run
+from functional_train.testing._runs import ATOL, RTOL, away_from_zero, in_float64, pairs, run
 from functional_train.testing.assertions import assert_trees_alike, assert_trees_close, assert_trees_equal
 from functional_train.updates.apply import make_update
 from functional_train.updates.transformation import GradientTransformation
 from functional_train.values import tree
 from functional_train.values.types import Tree
 
-# Rounding of float64, amplified by methods that divide by the size of a gradient.
-RTOL = ATOL = 1e-9
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

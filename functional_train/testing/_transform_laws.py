@@ -7,14 +7,12 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
-from functional_train.testing._runs import Update, away_from_zero, extras, in_float64, laid_out, pairs, run
+from functional_train.testing._runs import ATOL, RTOL, Update, away_from_zero, extras, in_float64, laid_out, pairs, run
 from functional_train.testing.assertions import assert_trees_alike, assert_trees_close
 from functional_train.updates.transformation import GradientTransformation
 from functional_train.values import tree
 from functional_train.values.types import Tree
 
-# Rounding of float64, amplified by methods that divide by the size of a gradient.
-RTOL = ATOL = 1e-9
 _FACTORS = (1.0, -0.5)
 
 

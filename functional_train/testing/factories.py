@@ -16,7 +16,8 @@ from functional_train import updates
 from functional_train.steps.state import TrainState, init_state
 from functional_train.testing.strategies import keys, params, tensors
 from functional_train.updates import schedules as schedule_factories
-from functional_train.updates.transformation import GradientTransformation, chain
+from functional_train.updates.chain import chain
+from functional_train.updates.transformation import GradientTransformation
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.params import Params
 from functional_train.values.types import Schedule

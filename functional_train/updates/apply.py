@@ -1,10 +1,16 @@
 """Updates applied to parameters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from functional_train.updates.transformation import GradientTransformation, check_transformation, update_columns
+from functional_train.updates.transformation import (
+    GradientTransformation,
+    check_transformation,
+    on_columns,
+    update_columns,
+)
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
@@ -51,6 +57,9 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
 
     Source: `optax.apply_updates` after `update`, as one arrow.
 
+    Differs: where torch has a kernel for an optimizer, it takes the parameters themselves one step on, and rounds as
+        `torch.optim` with `fused=True` does; `apply_updates` after `update` may differ in the last bit.
+
     Example:
         >>> import functional_train as ft, torch
         >>> optimizer = ft.sgd(0.1)
@@ -64,14 +73,27 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
     def update_fn(grads: Tree, opt_state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
         p, g = _side_by_side(params, grads)
         try:
-            u, new_state, p = update_columns(optimizer, g, opt_state, p, extra)
-            assert p is not None
-            return _added(p, u).tree(absent=params), new_state
+            p, new_state = move_columns(optimizer, g, opt_state, p, extra)
+            return p.tree(absent=params), new_state
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             _check_state(optimizer, opt_state, params, error)
             raise
 
     return update_fn
+
+
+def move_columns(
+    transformation: GradientTransformation, g: Flat, state: Tree, p: Flat, extra: Mapping[str, Any]
+) -> tuple[Flat, Tree]:
+    """One update over columns, applied: new parameters, by way of updates unless the transformation has a kernel."""
+    written = on_columns(transformation)
+    if written is not None and written.move is not None:
+        moved = written.move(g, state, p, **extra)
+        if moved is not None:
+            return moved
+    updates, state, at = update_columns(transformation, g, state, p, extra)
+    assert at is not None
+    return _added(at, updates), state
 
 
 def _added(p: Flat, u: Flat) -> Flat:

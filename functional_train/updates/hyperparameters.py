@@ -8,7 +8,14 @@ from typing import Any, NamedTuple, ParamSpec
 import torch
 from torch import Tensor
 
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, update_columns
+from functional_train.updates.apply import move_columns
+from functional_train.updates.transformation import (
+    EmptyState,
+    GradientTransformation,
+    check_state,
+    columnwise,
+    update_columns,
+)
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._structure import device_of
@@ -62,9 +69,26 @@ def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, Gra
             updates, inner, _ = update_columns(at(state.step), g, state.inner, p, extra)
             return updates, ScheduledState(state.step + 1, inner)
 
-        return GradientTransformation(init, columnwise(update))
+        def move(g: Flat, state: Tree, p: Flat, **extra: Any) -> tuple[Flat, ScheduledState]:
+            check_state(state, ScheduledState)
+            new, inner = move_columns(at(state.step), g, state.inner, p, extra)
+            return new, ScheduledState(state.step + 1, inner)
+
+        return GradientTransformation(init, columnwise(update, move))
 
     return with_schedules
+
+
+def scheduled(value: Hyperparameter, state: Tree) -> tuple[Number, Tree]:
+    """The value of a hyperparameter at this update, and the state that its transformation has after it.
+
+    For kernels that take the place of a stateless transformation which `schedulable` made.
+    """
+    if not callable(value):
+        check_state(state, EmptyState)
+        return value, state
+    check_state(state, ScheduledState)
+    return value(state.step), ScheduledState(state.step + 1, state.inner)
 
 
 def _has_schedule(value: Any) -> bool:

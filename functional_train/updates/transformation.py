@@ -61,12 +61,28 @@ class ColumnsFn(Protocol):
     def __call__(self, g: Flat, opt_state: Any, p: Flat | None, /, **extra: Any) -> tuple[Flat, Any]: ...
 
 
-def columnwise(fn: ColumnsFn) -> TransformFn:
+class MoveFn(Protocol):
+    """`(g, opt_state, p, **extra) -> (new p, opt_state)` over columns, or None where it does not apply."""
+
+    def __call__(self, g: Flat, opt_state: Any, p: Flat, /, **extra: Any) -> tuple[Flat, Any] | None: ...
+
+
+class OnColumns(NamedTuple):
+    """What an update function is written over columns as."""
+
+    owner: TransformFn
+    fn: ColumnsFn
+    move: MoveFn | None
+    neutral: bool
+
+
+def columnwise(fn: ColumnsFn, move: MoveFn | None = None, *, neutral: bool = False) -> TransformFn:
     """Make an update function of one that is written over columns of leaves.
 
     Leaves whose gradient is `None` are in no column. `chain` and `make_update` hand columns from one such function to
     the next, so that trees are taken apart and put together once a step. A column that is handed over has no other
-    user: `spend` it.
+    user: `spend` it. `move` is for kernels that make new parameters without making updates first, and `neutral` says
+    that gradients pass through as they are.
     """
 
     def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
@@ -77,18 +93,24 @@ def columnwise(fn: ColumnsFn) -> TransformFn:
         updates, state = fn(g, state, p, **extra)
         return updates.tree(), state
 
-    # With its own name: functools.wraps would hand the attribute on to a wrapper, which must not be passed by.
-    update.on_columns = (update, fn)  # pyright: ignore[reportFunctionMemberAccess]
+    # With its owner: functools.wraps would hand the attribute on to a wrapper, which must not be passed by.
+    update.on_columns = OnColumns(update, fn, move, neutral)  # pyright: ignore[reportFunctionMemberAccess]
     return update
+
+
+def on_columns(transformation: GradientTransformation) -> OnColumns | None:
+    """What the update function is over columns, or None when it is written over trees."""
+    found: OnColumns | None = getattr(transformation.update, "on_columns", None)
+    return found if found is not None and found.owner is transformation.update else None
 
 
 def update_columns(
     transformation: GradientTransformation, g: Flat, state: Tree, p: Flat | None, extra: Mapping[str, Any]
 ) -> tuple[Flat, Tree, Flat | None]:
     """One update over columns, of any transformation; one that is written over trees is given trees."""
-    owner, on_columns = getattr(transformation.update, "on_columns", (None, None))
-    if on_columns is not None and owner is transformation.update:
-        updates, state = on_columns(g, state, p, **extra)
+    written = on_columns(transformation)
+    if written is not None:
+        updates, state = written.fn(g, state, p, **extra)
         # A transformation inside it that is written over trees laid its updates down anew.
         if p is not None and updates.frame is not p.frame:
             (p,) = updates.beside(p.tree())
@@ -99,6 +121,13 @@ def update_columns(
         return tree.flat(updates)[0], state, None
     p, g = tree.flat(params, updates)
     return g, state, p
+
+
+def with_move(transformation: GradientTransformation, move: MoveFn) -> GradientTransformation:
+    """The same transformation, with a way straight to new parameters."""
+    written = on_columns(transformation)
+    assert written is not None
+    return GradientTransformation(transformation.init, columnwise(written.fn, move))
 
 
 def stateless(fn: Callable[[Tree, Tree], Tree]) -> GradientTransformation:
@@ -164,64 +193,3 @@ def check_transformation(optimizer: Any, taker: str) -> None:
             "ft.adam(1e-3) and "
             "not ft.adam; of torch's optimizers use the functions of their names, ft.adamw for torch.optim.AdamW."
         )
-
-
-def identity() -> GradientTransformation:
-    """Leave gradients as they are; the neutral element of `chain`.
-
-    Returns:
-        Transformation with `EmptyState`.
-
-    Source: Optax, `identity`.
-
-    Example:
-        >>> import functional_train as ft
-        >>> ft.identity().update([1.0], ft.EmptyState(), None)
-        ([1.0], EmptyState())
-    """
-    return stateless_columns(lambda g, p: g)
-
-
-def chain(*transformations: GradientTransformation) -> GradientTransformation:
-    """Apply transformations one after another, the first to the gradients, each next to what came out.
-
-    Args:
-        *transformations: In order of application.
-
-    Returns:
-        Transformation whose state is the tuple of theirs.
-
-    Raises:
-        StructureError: an argument is not a transformation, or at the update: the state is another optimizer's.
-
-    Source: Optax, `chain`.
-
-    Example:
-        >>> import functional_train as ft, torch
-        >>> optimizer = ft.chain(ft.clip_by_global_norm(1.0), ft.sgd(0.5))
-        >>> params = {"w": torch.zeros(2)}
-        >>> updates, _ = optimizer.update({"w": torch.tensor([3.0, 4.0])}, optimizer.init(params), params)
-        >>> updates
-        {'w': tensor([-0.3000, -0.4000])}
-    """
-    for position, transformation in enumerate(transformations):
-        check_transformation(transformation, f"chain, as argument {position},")
-
-    def init(params: Tree) -> tuple[Tree, ...]:
-        return tuple([transformation.init(params) for transformation in transformations])
-
-    def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, tuple[Tree, ...]]:
-        if not isinstance(state, tuple) or len(state) != len(transformations):
-            raise StructureError(
-                f"a chain of {len(transformations)} transformations needs a tuple of {len(transformations)} states, "
-                "got "
-                f"{f'a tuple of {len(state)}' if type(state) is tuple else type(state).__name__}. "
-                "The optimizer state was made by another optimizer: call optimizer.init(params)."
-            )
-        states: list[Tree] = []
-        for transformation, own in zip(transformations, state, strict=True):
-            g, new, p = update_columns(transformation, g, own, p, extra)
-            states.append(new)
-        return g, tuple(states)
-
-    return GradientTransformation(init, columnwise(update))

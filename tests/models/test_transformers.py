@@ -68,7 +68,8 @@ def test_apply_equals_the_model(case: str, checkpointing: bool) -> None:
     assert type(output) is type(expected)
     assert list(output) == list(expected)
     for name in expected:
-        if name != "past_key_values":  # a cache object
+        # A cache is an object of its own, and its name differs between releases.
+        if not isinstance(expected[name], transformers.Cache):
             assert_same(output[name], expected[name])
             assert_same(output[name], again[name])
     assert_same([*new_buffers.values(), output.loss], [*module.buffers(), expected.loss])

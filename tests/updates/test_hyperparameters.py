@@ -1,6 +1,5 @@
 """Hyperparameters: a number, a tensor and a schedule are three ways to say one value."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,26 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import functional_train as ft
+from tests import cases
 from tests.profiles import examples
 from tests.trees import assert_bitwise, assert_close, like, normal, seeds
 
-FACTORIES: dict[str, tuple[Callable[..., ft.GradientTransformation], dict[str, Any]]] = {
-    "sgd": (ft.sgd, {"lr": 0.1, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.05}),
-    "nesterov": (ft.sgd, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05, "nesterov": True}),
-    "adam": (ft.adam, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
-    "adamw": (ft.adamw, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05, "amsgrad": True}),
-    "clip_by_global_norm": (ft.clip_by_global_norm, {"max_norm": 0.5}),
-    "add_decayed_weights": (ft.add_decayed_weights, {"weight_decay": 0.5}),
-    "add_momentum": (ft.add_momentum, {"momentum": 0.5, "dampening": 0.5}),
-    "scale_by_adam": (ft.scale_by_adam, {"betas": (0.8, 0.9), "eps": 1e-3}),
-    "scale_by_lr": (ft.scale_by_lr, {"lr": 0.1}),
-}
+FACTORIES = cases.HYPERPARAMETERS
 CASES = [
     (factory, name, place)
     for factory, (_, options) in FACTORIES.items()
     for name, value in options.items()
-    if not isinstance(value, bool)
-    for place in (range(2) if isinstance(value, tuple) else [None])
+    if isinstance(value, float | tuple)
+    for place in (range(len(value)) if isinstance(value, tuple) else [None])
 ]
 params = {"w": normal(0, (4, 3)), "b": normal(1, ()), "z": normal(2, (0,))}
 

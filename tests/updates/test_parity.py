@@ -1,5 +1,7 @@
 """sgd, adam and adamw are torch.optim's, option set by option set."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -9,8 +11,8 @@ from hypothesis import strategies as st
 from torch.testing._internal.common_optimizers import optim_db
 
 import functional_train as ft
-from functional_train.updates.optimizers._adam import _recurrence
-from functional_train.values.tree._fused import fused_adam
+from functional_train.updates.optimizers._adam import _plain
+from functional_train.values.tree._fused import AdamNumbers, fused_adam
 from tests.profiles import examples
 from tests.trees import (
     SHAPES,
@@ -60,15 +62,27 @@ def gradient(seed: int, place: int, step: int, shape: tuple[int, ...], dtype: to
     return {1: 0.0, 2: 1e6, 3: 1e-10}.get(kind, 1.0) * normal(mixed, shape, dtype)
 
 
-def trajectories(name: str, seed: int, dtype: torch.dtype, num_steps: int = NUM_STEPS) -> Any:
-    """Parameters and moments after every step, ours and torch's for-loop's."""
+def named(reference: torch.optim.Optimizer, params: Any) -> dict[str, torch.Tensor]:
+    """The parameters that torch's state is kept for, by the names that they have here."""
+    return dict(zip(params, reference.param_groups[0]["params"], strict=True))
+
+
+def trajectories(
+    name: str,
+    seed: int,
+    dtype: torch.dtype,
+    num_steps: int = NUM_STEPS,
+    implementation: Mapping[str, bool] = MappingProxyType({"foreach": False}),
+) -> Any:
+    """Parameters and moments after every step, ours and those of one of torch's implementations.
+
+    The fused SGD fails where only some leaves have had a gradient, so there all have one at the first step.
+    """
     cls, options = OPTION_SETS[name]
     kwargs = {option: value for option, value in options.items() if option not in IMPLEMENTATION}
     params: Any = {f"w{place}": normal(seed + place, shape, dtype) for place, shape in enumerate(SHAPES)}
     theirs = {path: torch.nn.Parameter(leaf.clone()) for path, leaf in params.items()}
-    reference = cls(
-        list(theirs.values()), **kwargs, foreach=False, **({} if cls is torch.optim.SGD else {"fused": False})
-    )
+    reference = cls(list(theirs.values()), **kwargs, **implementation)
     optimizer = FACTORIES[cls.__name__](**kwargs)
     update_fn, state = ft.make_update(optimizer), optimizer.init(params)
     for step in range(num_steps):
@@ -76,6 +90,8 @@ def trajectories(name: str, seed: int, dtype: torch.dtype, num_steps: int = NUM_
             path: gradient(seed, place, step, tuple(leaf.shape), dtype)
             for place, (path, leaf) in enumerate(params.items())
         }
+        if step == 0 and "fused" in implementation:
+            grads = {path: torch.ones_like(params[path]) if grad is None else grad for path, grad in grads.items()}
         for path, parameter in theirs.items():
             parameter.grad = None if grads[path] is None else grads[path].clone()
         reference.step()
@@ -99,6 +115,19 @@ def test_equals_torch_optim(name: str, dtype: torch.dtype, tolerance: float, see
             scale[path] = max(scale[path], expected.abs().max().item() if expected.numel() else 0.0)
             assert params[path].dtype == dtype
             assert relative_difference(params[path], expected, scale[path]) <= tolerance, path
+
+
+@pytest.mark.parametrize("name", [name for name, (_, kwargs) in OPTION_SETS.items() if "dampening" not in kwargs])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_whole_updates_are_torchs_fused_ones(name: str, dtype: torch.dtype) -> None:
+    """Where torch has a kernel, `make_update` gives the very bits of `fused=True`, parameters and moments."""
+    for params, state, theirs, reference in trajectories(name, 5, dtype, implementation={"fused": True}):
+        assert_bitwise(params, theirs)
+        for part in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"):
+            moments = {path: reference.state[leaf].get(part) for path, leaf in named(reference, theirs).items()}
+            if any(moment is not None for moment in moments.values()):
+                ours = ft.tree.get(state, part)
+                assert_bitwise(*[{k: one[k] for k, v in moments.items() if v is not None} for one in (ours, moments)])
 
 
 @pytest.mark.parametrize("name", ["Adam-amsgrad", "AdamW-everything", "Adam-default", "SGD-everything"])
@@ -174,12 +203,12 @@ def test_the_two_ways_to_compute_adam_agree(
     moments = [ft.tree.map(torch.abs, like(seed + place, params)) for place in range(3 if amsgrad else 2)]
     step = torch.arange(1, 1 + len(params))
     columns = g.beside(*moments)
-    fused = fused_adam(g, columns, step, betas, eps)
+    fused = fused_adam(g, columns, step, AdamNumbers(-1.0, betas, eps))
     if not g.leaves:
         assert fused is None
         return
     assert fused is not None
-    plain = _recurrence(g, columns, step, betas, eps)
+    plain = _plain(g, columns, step, betas, eps)
     assert_close(fused[0].tree(), plain[0].tree(), 1e-13)
     assert_close([column.tree() for column in fused[1]], [column.tree() for column in plain[1]], 1e-14)
 

@@ -70,12 +70,26 @@ CASES: dict[str, Case] = {
         lambda a, b, c: tree.sqrt(tree.mul(a, a), factor=HALF, shift=HALF), lambda a, b, c: 0.5 * a.abs() + 0.5
     ),
     "maximum": Case(lambda a, b, c: tree.maximum(a, b), lambda a, b, c: torch.maximum(a, b)),
+    "minimum": Case(lambda a, b, c: tree.minimum(a, b), lambda a, b, c: torch.minimum(a, b)),
+    "sign": Case(lambda a, b, c: tree.sign(a), lambda a, b, c: a.sign()),
+    "abs": Case(lambda a, b, c: tree.abs(a), lambda a, b, c: a.abs()),
+    "clamp": Case(lambda a, b, c: tree.clamp(a, -0.5, 2), lambda a, b, c: a.clamp(-0.5, 2)),
+    "clamp tensor": Case(lambda a, b, c: tree.clamp(a, -HALF, 2), lambda a, b, c: a.clamp(-0.5, 2)),
+    "div_sqrt": Case(
+        lambda a, b, c: tree.div_sqrt(a, tree.mul(b, b), factor=3, outside=1), lambda a, b, c: a / (3 * b.abs() + 1)
+    ),
+    "div_sqrt tensors": Case(
+        lambda a, b, c: tree.div_sqrt(a, tree.mul(b, b), inside=HALF, outside=HALF),
+        lambda a, b, c: a / ((b * b + 0.5).sqrt() + 0.5),
+    ),
     "where": Case(
         lambda a, b, c: tree.where(tree.map(lambda leaf: leaf > 0, c), a, b),
         lambda a, b, c: torch.where(c > 0, a, b),
     ),
     "where scalar": Case(lambda a, b, c: tree.where(torch.tensor(False), a, b), lambda a, b, c: b),
 }
+OF_ONE = {"scale", "sqrt", "sign", "abs", "clamp"}
+OF_TWO = {"add", "sub", "mul", "div", "lerp", "maximum", "minimum", "div_sqrt"}
 each_case = pytest.mark.parametrize("name", CASES)
 # Operations take one to five roundings of numbers up to 10 * 10 + 10.
 CLOSE = {"rtol": 1e-14, "atol": 1e-13}
@@ -140,9 +154,8 @@ def test_none_absorbs(name: str, trees: Any, data: st.DataObject) -> None:
     gone = [data.draw(st.sets(st.sampled_from(paths))) if paths else set() for _ in trees]
     rows = list(zip(trees, gone, strict=True))
     with_none = [tree.partition(each, lambda path, _, lost=lost: path in lost)[1] for each, lost in rows]
-    used = {"add": 2, "sub": 2, "mul": 2, "div": 2, "lerp": 2, "maximum": 2, "scale": 1, "sqrt": 1}.get(
-        name.split(maxsplit=1)[0], 3
-    )
+    word = name.split(maxsplit=1)[0]
+    used = 1 if word in OF_ONE else 2 if word in OF_TWO else 3
     used = 1 if name in {"add number", "add tensor", "sub number"} else 2 if name == "where scalar" else used
     lost = set().union(*gone[:used])
     result = CASES[name].ours(*with_none)
@@ -178,7 +191,7 @@ def test_complex_leaves(name: str, trees: Any) -> None:
 def test_misfits_are_named(name: str) -> None:
     """Trees of other structures raise StructureError with the place, where the operation takes more than one."""
     one, other = {"a": torch.ones(2), "b": torch.ones(2)}, {"a": torch.ones(2)}
-    if name.split(maxsplit=1)[0] in {"scale", "sqrt"} or name in {"add number", "add tensor", "sub number"}:
+    if name.split(maxsplit=1)[0] in OF_ONE or name in {"add number", "add tensor", "sub number"}:
         return
     with pytest.raises(ft.StructureError, match="at 'b'"):
         CASES[name].ours(one, other, one)
@@ -224,6 +237,14 @@ def test_sums_of_low_precision_are_wide() -> None:
     assert tree.global_norm({"w": torch.tensor([300.0, 400.0], dtype=torch.float16)}) == 500.0
     assert tree.global_norm({"w": None}) == 0
     assert tree.vdot({}, {}) == 0
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_small_shifts_are_not_lost_in_low_precision(dtype: torch.dtype) -> None:
+    """`div_sqrt` of 16-bit zeros with a shift that their dtype cannot hold is zero and not nan."""
+    zeros = {"w": torch.zeros(2, dtype=dtype)}
+    testing.assert_trees_equal(tree.div_sqrt(zeros, zeros, outside=1e-8), zeros)
+    testing.assert_trees_equal(tree.div_sqrt(zeros, zeros, inside=1e-16), zeros)
 
 
 def test_slopes_of_norm_and_root_at_zero_are_zero() -> None:

@@ -185,3 +185,30 @@ def test_what_is_plain() -> None:
     torch.func.vmap(lambda x: (seen.append(is_plain(x)), x)[1])(leaf)
     torch.func.grad(lambda x: (seen.append(is_plain(x)), x.sum())[1])(leaf)
     assert seen == [False, False]
+
+
+@given(testing.params_and_grads())
+def test_map_goes_leaf_by_leaf_beside_subtrees(drawn: Any) -> None:
+    """`map` sees each leaf that is there with its part of a finer tree, and columns of parts fill such a tree."""
+    params, grads = drawn
+    finer = tree.map(lambda leaf: (leaf, {"size": torch.tensor(leaf.numel())}), params)
+    p, g = tree.flat(params, grads)
+    parts = g.subtrees(finer)
+    sums, sizes = p.map(
+        lambda leaf, grad, part: (leaf + grad, (part[0], {"size": part[1]["size"] + 1})), g, parts, outputs=2
+    )
+    rows: list[Any] = []
+    tree.map(lambda leaf, grad: rows.append((leaf, grad)), params, grads)
+    testing.assert_trees_equal(sums.leaves, [leaf + grad for leaf, grad in rows if grad is not None])
+    filled = sizes.tree(absent=finer)
+    testing.assert_same_structure(filled, finer)
+    counts = [size for path, size in tree.items(filled) if path.endswith("size")]
+    assert [int(size) for size in counts] == [leaf.numel() + (grad is not None) for leaf, grad in rows]
+    testing.assert_trees_equal(p.map(lambda leaf: leaf).leaves, p.leaves)
+
+
+def test_subtrees_that_do_not_fit_are_named() -> None:
+    """A tree without a part where the column has a leaf is an error that says where."""
+    (column,) = tree.flat({"a": torch.ones(1), "b": torch.ones(1)})
+    with pytest.raises(ft.StructureError, match="at 'b'"):
+        column.subtrees({"a": ()})

@@ -1,19 +1,34 @@
 """Adam and AdamW."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_betas, check_non_negative, is_zero, schedulable
-from functional_train.updates.transformation import GradientTransformation, chain, check_state, columnwise
+from functional_train.updates.chain import chain
+from functional_train.updates.hyperparameters import (
+    Number,
+    check_betas,
+    check_non_negative,
+    is_zero,
+    schedulable,
+    scheduled,
+)
+from functional_train.updates.transformation import (
+    EmptyState,
+    GradientTransformation,
+    check_state,
+    columnwise,
+    with_move,
+)
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
-from functional_train.values.tree._fused import fused_adam
+from functional_train.values.tree._complex import over_reals
+from functional_train.values.tree._fused import AdamNumbers, fused_adam
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
@@ -81,52 +96,49 @@ def scale_by_adam(
     def update(g: Flat, state: AdamState, p: Flat | None, **extra: Any) -> tuple[Flat, AdamState]:
         del p, extra
         check_state(state, AdamState)
-        if not amsgrad and type(state.max_exp_avg_sq) is not tuple and tree.leaves(state.max_exp_avg_sq):
-            raise StructureError(
-                "a state made with amsgrad=True was given to Adam without. "
-                "The optimizer state was made by another optimizer: call optimizer.init(params)."
-            )
-        old = (state.exp_avg, state.exp_avg_sq, *((state.max_exp_avg_sq,) if amsgrad else ()))
-        moments = g.beside(*old)
-        step = g.counted(state.step)
-        direction, moments = _over_reals(g, moments, step, (beta1, beta2), shift)
-        new = [column.tree(absent=before) for column, before in zip(moments, old, strict=True)]
-        return direction, AdamState(step, new[0], new[1], new[2] if amsgrad else ())
+        moments, step = _moments(g, state, amsgrad), g.counted(state.step)
+        # The kernel takes the rate times the direction off the parameters: zeros and a rate of -1 leave the direction.
+        direction, moments = fused_adam(g, moments, step, AdamNumbers(-1.0, (beta1, beta2), shift)) or _plain(
+            g, moments, step, (beta1, beta2), shift
+        )
+        return direction, _state(step, moments, state)
 
     return GradientTransformation(init, columnwise(update))
 
 
-def _over_reals(
+def _moments(g: Flat, state: AdamState, amsgrad: bool) -> tuple[Flat, ...]:
+    if not amsgrad and type(state.max_exp_avg_sq) is not tuple and tree.leaves(state.max_exp_avg_sq):
+        raise StructureError(
+            "a state made with amsgrad=True was given to Adam without. "
+            "The optimizer state was made by another optimizer: call optimizer.init(params)."
+        )
+    return g.beside(*state[1:]) if amsgrad else g.beside(state.exp_avg, state.exp_avg_sq)
+
+
+def _state(step: Tensor, moments: tuple[Flat, ...], before: AdamState) -> AdamState:
+    made = [column.tree(absent=old) for column, old in zip(moments, before[1:], strict=False)]
+    return AdamState(step, made[0], made[1], made[2] if len(made) > 2 else ())
+
+
+def _plain(
     g: Flat, moments: tuple[Flat, ...], step: Tensor, betas: tuple[Number, Number], eps: Number
 ) -> tuple[Flat, tuple[Flat, ...]]:
-    """Adam with the two parts of a complex number as numbers of their own, as in torch.optim."""
-    is_complex = [leaf.is_complex() for leaf in g.leaves]
-    if not any(is_complex):
-        return fused_adam(g, moments, step, betas, eps) or _recurrence(g, moments, step, betas, eps)
-
-    def converted(column: Flat, convert: Callable[[Tensor], Tensor]) -> Flat:
-        leaves = [convert(leaf) if here else leaf for leaf, here in zip(column.leaves, is_complex, strict=True)]
-        return Flat(leaves, column.frame, column.plain)
-
-    parts, *old = [converted(column, lambda leaf: torch.view_as_real(leaf.resolve_conj())) for column in (g, *moments)]
-    direction, new = _recurrence(parts, tuple(old), step, betas, eps)
-    direction, *new = [converted(column, torch.view_as_complex) for column in (direction, *new)]
-    return direction, tuple(new)
+    direction, *moments_now = over_reals(partial(_recurrence, step, betas, eps), g, *moments)
+    return direction, tuple(moments_now)
 
 
 def _recurrence(
-    g: Flat, moments: tuple[Flat, ...], step: Tensor, betas: tuple[Number, Number], eps: Number
-) -> tuple[Flat, tuple[Flat, ...]]:
+    step: Tensor, betas: tuple[Number, Number], eps: Number, g: Flat, m: Flat, v: Flat, *largest: Flat
+) -> tuple[Flat, ...]:
     beta1, beta2 = betas
-    m, v, *largest = moments
     m = tree.lerp(m, g, 1 - beta1)
     v = tree.addcmul(v, g, g, 1 - beta2, decay=beta2)
-    largest = [tree.maximum(largest[0], v)] if largest else []
+    largest = tuple([tree.maximum(old, v) for old in largest])
     # Both corrections go into the denominator, where they cost no pass over the numerator.
     correction1, correction2 = (1 - beta ** step.double() for beta in betas)
     factor, shift = g.spread(correction1 * correction2**-0.5), g.spread(correction1 * eps)
-    denominator = tree.sqrt(largest[0] if largest else v, factor=factor, shift=shift)
-    return tree.div(m, denominator), (m, v, *largest)
+    direction = tree.div_sqrt(m, largest[0] if largest else v, factor=factor, outside=shift)
+    return direction, m, v, *largest
 
 
 def adam(
@@ -168,7 +180,24 @@ def adam(
     decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
     before, after = ([], decay) if decoupled_weight_decay else (decay, [])
     climb = [negate()] if maximize else []
-    return chain(*climb, *before, scale_by_adam(betas, eps, amsgrad), *after, scale_by_lr(lr))
+    parts = chain(*climb, *before, scale_by_adam(betas, eps, amsgrad), *after, scale_by_lr(lr))
+    place = len(climb) + len(before)
+    kinds = [EmptyState] * place + [AdamState] + [EmptyState] * len(after)
+
+    def move(g: Flat, states: Tree, p: Flat, **extra: Any) -> tuple[Flat, Tree] | None:
+        del extra
+        if type(states) is not tuple or [type(state) for state in states[:-1]] != kinds:
+            return None
+        moments, step = _moments(g, states[place], amsgrad), g.counted(states[place].step)
+        rate, rate_state = scheduled(lr, states[-1])
+        numbers = AdamNumbers(rate, betas, eps, weight_decay, decoupled_weight_decay, maximize)
+        moved = fused_adam(g, moments, step, numbers, p)
+        if moved is None:
+            return None
+        new_state = _state(step, moved[1], states[place])
+        return moved[0], (*states[:place], new_state, *states[place + 1 : -1], rate_state)
+
+    return with_move(parts, move)
 
 
 def adamw(

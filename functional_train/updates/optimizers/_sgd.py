@@ -1,11 +1,16 @@
 """Stochastic gradient descent."""
 
-from functional_train.updates.hyperparameters import is_zero
-from functional_train.updates.transformation import GradientTransformation, chain
+from typing import Any
+
+from functional_train.updates.chain import chain
+from functional_train.updates.hyperparameters import is_zero, scheduled
+from functional_train.updates.transformation import EmptyState, GradientTransformation, with_move
 from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._momentum import add_momentum
+from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr
-from functional_train.values.types import Hyperparameter
+from functional_train.values.tree import Flat
+from functional_train.values.tree._fused import SGDNumbers, fused_sgd
+from functional_train.values.types import Hyperparameter, Tree
 
 
 def sgd(
@@ -42,9 +47,28 @@ def sgd(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.1000])}
     """
-    parts = [negate()] if maximize else []
-    if not is_zero(weight_decay):
-        parts.append(add_decayed_weights(weight_decay))
-    if nesterov or not is_zero(momentum):
-        parts.append(add_momentum(momentum, dampening, nesterov))
-    return chain(*parts, scale_by_lr(lr))
+    before = ([negate()] if maximize else []) + ([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)])
+    velocity = [add_momentum(momentum, dampening, nesterov)] if nesterov or not is_zero(momentum) else []
+    parts = chain(*before, *velocity, scale_by_lr(lr))
+    if not is_zero(dampening):
+        return parts
+    kinds = [EmptyState] * len(before) + [MomentumState] * len(velocity)
+    place = len(before)
+
+    def move(g: Flat, states: Tree, p: Flat, **extra: Any) -> tuple[Flat, Tree] | None:
+        del extra
+        if type(states) is not tuple or [type(state) for state in states[:-1]] != kinds:
+            return None
+        (buffer,) = g.beside(states[place].momentum_buffer) if velocity else (None,)
+        rate, rate_state = scheduled(lr, states[-1])
+        moved = fused_sgd(g, buffer, SGDNumbers(rate, momentum, weight_decay, nesterov, maximize), p)
+        if moved is None:
+            return None
+        new, buffer = moved
+        if buffer is None:
+            return new, (*states[:-1], rate_state)
+        old: MomentumState = states[place]
+        new_state = MomentumState(g.counted(old.step), buffer.tree(absent=old.momentum_buffer))
+        return new, (*states[:place], new_state, rate_state)
+
+    return with_move(parts, move)

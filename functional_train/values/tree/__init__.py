@@ -3,35 +3,26 @@
 The public topic `ft.tree`.
 """
 
-from functional_train.values.tree._arithmetic import (
-    add,
-    addcdiv,
-    addcmul,
-    cast,
-    div,
-    lerp,
-    maximum,
-    mul,
-    scale,
-    sqrt,
-    sub,
-    where,
-)
+from functional_train.values.tree._arithmetic import add, addcdiv, addcmul, div, lerp, mul, scale, sub
 from functional_train.values.tree._build import copy, num_elements, ravel, stack, to, unstack, zeros_like
 from functional_train.values.tree._flat import Flat, flat
+from functional_train.values.tree._functions import abs, cast, clamp, div_sqrt, maximum, minimum, sign, sqrt, where
 from functional_train.values.tree._lookup import combine, get, partition, set
 from functional_train.values.tree._reductions import global_norm, vdot
 from functional_train.values.tree._structure import flatten, items, leaves, map, paths, same_structure, unflatten
 
 __all__ = [
     "Flat",
+    "abs",
     "add",
     "addcdiv",
     "addcmul",
     "cast",
+    "clamp",
     "combine",
     "copy",
     "div",
+    "div_sqrt",
     "flat",
     "flatten",
     "get",
@@ -41,6 +32,7 @@ __all__ = [
     "lerp",
     "map",
     "maximum",
+    "minimum",
     "mul",
     "num_elements",
     "partition",
@@ -49,6 +41,7 @@ __all__ = [
     "same_structure",
     "scale",
     "set",
+    "sign",
     "sqrt",
     "stack",
     "sub",

@@ -24,16 +24,18 @@ def elementwise(
     trees: Sequence[Any],
     scalars: Sequence[Scalar] = (),
     into: Callable[..., Any] | None = None,
+    *,
+    wide: bool = False,
 ) -> Any:
     """Compute leaf by leaf over trees, or over columns.
 
     `together(*columns, *scalars)` takes lists of tensors and may write to tensors that it made itself; `one(*leaves,
     *scalars)` takes single leaves and may not; `into` is `together` written into the first column, used when that is
     spent. A scalar that is a tensor is rounded to the dtype of each leaf, and leaves of 16 bits are then computed in
-    float32.
+    float32; so are they, whatever the scalars, when the operation is `wide`.
     """
     if type(trees[0]) is not Flat:
-        return elementwise(together, one, flat(*trees), scalars).tree()
+        return elementwise(together, one, flat(*trees), scalars, wide=wide).tree()
     first: Flat = trees[0]
     columns = [first.leaves]
     plain = first.plain
@@ -55,16 +57,17 @@ def elementwise(
             plain, has_tensor = plain and not scalar.requires_grad, True
         else:
             numbers.append(scalar)
-    if has_tensor:
+    if has_tensor or wide:
         dtypes = {leaf.dtype for leaf in first.leaves}
-        if not plain or len(dtypes) > 1 or dtypes & _LOW_PRECISION:
+        if (has_tensor and (not plain or len(dtypes) > 1)) or dtypes & _LOW_PRECISION:
             per_leaf = zip(*[n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers], strict=True)
             rows = zip(zip(*columns, strict=True), per_leaf, strict=True)
             return Flat(
                 [_one_leaf(one, row, row_numbers) for row, row_numbers in rows], first.frame, plain, fresh=plain
             )
-        (dtype,) = dtypes
-        numbers = [_as_dtype(number, dtype) for number in numbers]
+        if has_tensor:
+            (dtype,) = dtypes
+            numbers = [_as_dtype(number, dtype) for number in numbers]
     if plain and first.spent and into is not None:
         into(*columns, *numbers)
         return Flat(first.leaves, first.frame, True, fresh=True)

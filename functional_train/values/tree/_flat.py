@@ -1,6 +1,6 @@
 """Trees laid side by side as columns of leaves, for a run of arithmetic that takes them apart only once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ class Flat:
             return self.source
         if frame.positions is None:
             return unflatten(frame.structure, self.leaves)
-        filled = [None] * frame.num_slots if absent is None else flatten(absent, none_is_leaf=True)[0]
+        filled = [None] * frame.num_slots if absent is None else frame.structure.flatten_up_to(absent)
         for position, leaf in zip(frame.positions, self.leaves, strict=True):
             filled[position] = leaf
         return unflatten(frame.structure, filled)
@@ -112,6 +112,46 @@ class Flat:
                 column = [column[position] for position in frame.positions]
             columns.append(Flat(column, frame, is_plain((column,)), tree))
         return tuple(columns)
+
+    def subtrees(self, tree: Any) -> "Flat":
+        """Lay the parts of a tree beside this column that stand where this column has leaves.
+
+        Args:
+            tree: A tree of the same structure, in which each leaf is a tree of its own.
+
+        Returns:
+            A column of trees, for `map`.
+
+        Raises:
+            StructureError: the structure differs; the message names where.
+        """
+        frame = self.frame
+        try:
+            column = frame.structure.flatten_up_to(tree)
+        except ValueError:
+            check_prefix(self.tree(), tree)
+            raise
+        if frame.positions is not None:
+            column = [column[position] for position in frame.positions]
+        return Flat(column, frame, self.plain, tree)
+
+    def map(self, fn: Callable[..., Any], *others: "Flat", outputs: int | None = None) -> Any:
+        """Apply a function to each leaf, one by one, and to what stands beside it.
+
+        Args:
+            fn: `(leaf, *others) -> leaf`, where a leaf may be a tree, or a tuple of `outputs` of them.
+            *others: Columns beside this one.
+            outputs: How many columns to make; by default one, of what `fn` returns.
+
+        Returns:
+            A column, or a tuple of columns.
+        """
+        made = [fn(*row) for row in zip(self.leaves, *[other.leaves for other in others], strict=True)]
+        plain = self.plain and all(other.plain for other in others)
+        if outputs is None:
+            return Flat(made, self.frame, plain)
+        columns = [[row[place] for row in made] for place in range(outputs)]
+        return tuple([Flat(column, self.frame, plain) for column in columns])
 
     def spread(self, values: Tensor) -> "Flat":
         """One number for each leaf of the structure, as a column of 0-d tensors in the dtypes of this one's leaves.

@@ -1,58 +1,126 @@
 """Recurrences for which torch has one kernel. It writes in place, so it is given copies that nobody else holds."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from functional_train.values.tree._flat import Flat
+from functional_train.values.tree._flat import Flat, is_plain
 
 _KERNEL_DTYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 _KERNEL_DEVICES = frozenset({"cpu", "cuda"})
 
 
+class AdamNumbers(NamedTuple):
+    """The hyperparameters of Adam. There is a kernel where all but `lr` are numbers."""
+
+    lr: Any
+    betas: tuple[Any, Any]
+    eps: Any
+    weight_decay: Any = 0.0
+    decoupled: bool = False
+    maximize: bool = False
+
+
 def fused_adam(
-    grads: Flat, moments: tuple[Flat, ...], step: Tensor, betas: tuple[Any, Any], eps: Any
+    grads: Flat, moments: tuple[Flat, ...], step: Tensor, numbers: AdamNumbers, params: Flat | None = None
 ) -> tuple[Flat, tuple[Flat, ...]] | None:
-    """Adam's direction and new moments in one pass over memory, or None where torch has no kernel for it.
+    """New parameters and moments in one pass over memory, or None where torch has no kernel for it.
 
     `moments` are the mean, the mean square and, for amsgrad, its maximum; `step` has shape `(num_leaves,)` and counts
-    this update too. There is a kernel for plain, dense leaves of one dtype and device and for hyperparameters that are
-    numbers.
+    this update too. Without parameters zeros take their place. Leaves must be plain, dense and of one dtype and device.
     """
-    if not (_is_dense(grads, *moments) and all(isinstance(number, float | int) for number in (*betas, eps))):
+    beta1, beta2 = numbers.betas
+    if not all(isinstance(number, float | int) for number in (beta1, beta2, numbers.eps, numbers.weight_decay)):
+        return None
+    columns = (grads, *moments) if params is None else (grads, *moments, params)
+    lr = _rate(numbers.lr)
+    if lr is None or not _is_dense(_KERNEL_DTYPES, *columns):
         return None
     steps = step.float().unbind()
     if grads.frame.ranks is not None:
         steps = [steps[rank] for rank in grads.frame.ranks]
-    copies = [[leaf.clone() for leaf in column.leaves] for column in moments]
-    # The kernel subtracts lr times the direction from parameters; zeros and a rate of -1 leave the direction itself.
-    direction = [torch.zeros_like(leaf) for leaf in grads.leaves]
-    torch._fused_adam_(
-        direction,
+    start = [torch.zeros_like(leaf) for leaf in grads.leaves] if params is None else _copies(params)
+    copies = [_copies(column) for column in moments]
+    kernel = torch._fused_adamw_ if numbers.decoupled else torch._fused_adam_
+    kernel(
+        start,
         grads.leaves,
         copies[0],
         copies[1],
         copies[2] if len(copies) > 2 else [],
         list(steps),
-        lr=-1.0,
-        beta1=betas[0],
-        beta2=betas[1],
-        weight_decay=0.0,
-        eps=eps,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=numbers.weight_decay,
+        eps=numbers.eps,
         amsgrad=len(copies) > 2,
-        maximize=False,
+        maximize=numbers.maximize,
     )
-    made = [Flat(column, grads.frame, True, fresh=True) for column in (direction, *copies)]
+    made = [Flat(column, grads.frame, True, fresh=True) for column in (start, *copies)]
     return made[0], tuple(made[1:])
 
 
-def _is_dense(*columns: Flat) -> bool:
+class SGDNumbers(NamedTuple):
+    """The hyperparameters of SGD. There is a kernel where all but `lr` are numbers."""
+
+    lr: Any
+    momentum: Any
+    weight_decay: Any
+    nesterov: bool
+    maximize: bool
+
+
+def fused_sgd(grads: Flat, velocity: Flat | None, numbers: SGDNumbers, params: Flat) -> tuple[Flat, Flat | None] | None:
+    """New parameters and velocity in one pass over memory, or None where torch has no kernel for it.
+
+    A velocity of zero is that of a leaf that has seen no gradient, which is right as long as nothing is dampened.
+    """
+    if not all(isinstance(number, float | int) for number in (numbers.momentum, numbers.weight_decay)):
+        return None
+    columns = (grads, params) if velocity is None else (grads, params, velocity)
+    lr = _rate(numbers.lr)
+    # In 16 bits the kernel of torch 2.13 leaves out whole blocks of a leaf.
+    if lr is None or not _is_dense(_KERNEL_DTYPES - {torch.float16, torch.bfloat16}, *columns):
+        return None
+    start, buffers = _copies(params), [] if velocity is None else _copies(velocity)
+    torch._fused_sgd_(
+        start,
+        grads.leaves,
+        buffers,
+        lr=lr,
+        momentum=numbers.momentum,
+        weight_decay=numbers.weight_decay,
+        dampening=0.0,
+        nesterov=numbers.nesterov,
+        maximize=numbers.maximize,
+        is_first_step=False,
+    )
+    made = [Flat(column, grads.frame, True, fresh=True) for column in (start, buffers)]
+    return made[0], made[1] if velocity is not None else None
+
+
+def _copies(column: Flat) -> list[Tensor]:
+    return [leaf.clone() for leaf in column.leaves]
+
+
+def _rate(lr: Any) -> Any:
+    """A learning rate as the kernels take it, or None when somebody watches it."""
+    if not isinstance(lr, Tensor):
+        return lr if isinstance(lr, float | int) else None
+    if not is_plain(((lr,),)):
+        return None
+    # In host memory it can be read without waiting; elsewhere the kernel reads it.
+    return lr.item() if lr.device.type == "cpu" else lr.float()
+
+
+def _is_dense(dtypes: frozenset[torch.dtype], *columns: Flat) -> bool:
     if not all(column.plain for column in columns) or not columns[0].leaves or torch._C._len_torch_dispatch_stack():
         return False
     first = columns[0].leaves[0]
     dtype, device = first.dtype, first.get_device()
-    if dtype not in _KERNEL_DTYPES or first.device.type not in _KERNEL_DEVICES:
+    if dtype not in dtypes or first.device.type not in _KERNEL_DEVICES:
         return False
     for column in columns:
         for leaf, beside in zip(column.leaves, columns[0].leaves, strict=True):
