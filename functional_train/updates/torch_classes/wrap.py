@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.optim import Optimizer
 
-from functional_train.updates._torch_memory import Layout, encode, fingerprints, memory_of, restore
-from functional_train.updates._torch_trial import Maker, tried
+from functional_train.updates.torch_classes._codes import encode, restore
+from functional_train.updates.torch_classes._layout import Layout
+from functional_train.updates.torch_classes._memory import fingerprints, memory_of
+from functional_train.updates.torch_classes._trial import Maker, tried
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError, StructureError

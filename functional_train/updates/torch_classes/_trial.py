@@ -2,22 +2,16 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from functional_train.updates._torch_memory import (
-    Layout,
-    Memory,
-    RecordedGroup,
-    check_apart,
-    describe,
-    encode,
-    memory_of,
-)
+from functional_train.updates.torch_classes._codes import encode
+from functional_train.updates.torch_classes._layout import Layout, check_apart, describe
+from functional_train.updates.torch_classes._memory import Memory, memory_of
 from functional_train.values.errors import HyperparameterError, StructureError
 
 NUM_STEPS = 3
@@ -66,18 +60,40 @@ class Maker:
         return optimizer, parameters
 
     @contextlib.contextmanager
-    def generators(self, leaves: Sequence[Tensor]) -> Iterator[Callable[[int | None], list[Tensor]]]:
+    def generators(self, leaves: Sequence[Tensor]) -> Generator[Callable[[int | None], list[Tensor]]]:
         """Torch's generators for the time of a block: a function that seeds them, if told to, and gives their state."""
         devices = sorted({leaf.device.index for leaf in leaves if leaf.device.type == "cuda"})
         generators = [torch.default_generator, *[torch.cuda.default_generators[index] for index in devices]]
 
         def seed(number: int | None) -> list[Tensor]:
-            for generator in generators if number is not None else ():
-                generator.manual_seed(number)
+            if number is not None:
+                for generator in generators:
+                    generator.manual_seed(number)
             return [generator.get_state() for generator in generators]
 
         with torch.random.fork_rng(devices):
             yield seed
+
+
+class _RecordedGroup(dict[Any, Any]):
+    """A group of parameters that knows which of its entries were written, also with the value that they had."""
+
+    def __init__(self, group: Mapping[Any, Any]) -> None:
+        super().__init__(group)
+        self.written: set[Any] = set()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.written.add(key)
+        super().__setitem__(key, value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
 
 
 def tried(
@@ -110,10 +126,10 @@ def _observed(
     maker: Maker, leaves: Sequence[Tensor], gradient: Callable[[Tensor], Tensor], closure: bool
 ) -> tuple[list[Memory], list[Any]]:
     optimizer, own = maker.make(leaves)
-    groups = [RecordedGroup(group) for group in optimizer.param_groups]
+    groups = [_RecordedGroup(group) for group in optimizer.param_groups]
     optimizer.param_groups[:] = groups
 
-    def fill() -> Tensor:
+    def fill() -> Any:
         for leaf in own:
             leaf.grad = gradient(leaf.detach())
         total = [(leaf.detach().abs().square() / 2 + leaf.detach().real).sum().double() for leaf in own]
@@ -123,7 +139,7 @@ def _observed(
     for _ in range(NUM_STEPS):
         fill()
         with torch.enable_grad():
-            optimizer.step(fill) if closure else optimizer.step()
+            optimizer.step(*([fill] if closure else []))
         observed.append(memory_of(optimizer, own))
     check_apart(maker.name, observed[-1], own)
     return observed, [(("group", number), key) for number, group in enumerate(groups) for key in group.written]
