@@ -88,6 +88,9 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
     def init(params: Tree) -> TorchClassState:
         floating = [leaf for leaf in tree.leaves(params) if is_floating(leaf)]
         _check_watchers(maker, tree.flat(params)[0].plain)
+        if not floating:
+            # Classes refuse to be made for nothing.
+            return _state(params, Layout(maker.name, (), closure=False), [], [], [])
         with maker.generators(floating) as seed:
             layout, likely = tried(maker, floating, seed)
             seed(0)
@@ -101,6 +104,8 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
         _check_owner(maker, layout, p)
         assert p is not None
         params, column = p.tree(), _Rows(p.tree(), g.tree())
+        if not column.leaves:
+            return p, state
         old = _values(params, state)
         watched = any(value is not None and value.requires_grad for value in old)
         _check_watchers(maker, p.plain and g.plain and not (watched and torch.is_grad_enabled()))
