@@ -33,6 +33,9 @@ OPTION_SETS = {
 CLASSES = {info.optim_cls.__name__: info.optim_cls for info in optim_db}
 LAWS = (
     laws.updates_are_like_params,
+    laws.state_keeps_its_structure,
+    laws.takes_any_tree,
+    laws.ignores_names_and_order,
     laws.is_pure,
     laws.resumes_from_leaves,
     laws.runs_are_independent,
@@ -90,12 +93,12 @@ def test_keeps_dtypes(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("cls", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor, torch.optim.LBFGS])
+@pytest.mark.parametrize("cls", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor])
 def test_keeps_the_law(cls: type[torch.optim.Optimizer], law: Any) -> None:
     """On trees of any kind the wrapped class is a pure function whose state is all that it knows."""
     optimizer = ft.wrap_torch_optimizer(cls, lr=0.01)
 
-    @settings(max_examples=examples(10))
+    @settings(max_examples=examples(6))
     @given(laws.params_and_grads())
     def holds(drawn: Any) -> None:
         law(optimizer, *drawn)
@@ -182,7 +185,7 @@ def test_is_a_part_like_any_other() -> None:
         x, y = params["xy"]
         return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 
-    optimizer = ft.wrap_torch_optimizer(torch.optim.LBFGS, line_search_fn="strong_wolfe")
+    optimizer = ft.wrap_torch_optimizer(torch.optim.LBFGS, line_search_fn="strong_wolfe", tolerance_change=0.0)
     step = ft.make_step(ft.grad_and_value(rosenbrock), optimizer)
     state = ft.init_state({"xy": torch.tensor([-1.2, 1.0], dtype=torch.float64)}, optimizer)
     state = ft.fold(step, state, [None] * 6)
@@ -198,6 +201,19 @@ def test_a_closure_keeps_absent_gradients_absent() -> None:
     assert torch.equal(moved["frozen"], params["frozen"])
     assert torch.equal(state.shared["self/_numel_cache"], torch.tensor(4))
     assert not torch.equal(moved["w"], params["w"])
+
+
+def test_a_failing_loss_is_not_blamed_on_the_state() -> None:
+    """What the loss raises inside a step comes out as it is, though the state has grown since it was made."""
+    optimizer = ft.wrap_torch_optimizer(torch.optim.LBFGS)
+    update_fn, params = ft.make_update(optimizer), start()
+    params, state = update_fn(params, optimizer.init(params), params, grad_and_value_fn=grad_and_value)
+
+    def failing(params: Any) -> Any:
+        raise RuntimeError("out of batches")
+
+    with pytest.raises(RuntimeError, match="out of batches"):
+        update_fn(params, state, params, grad_and_value_fn=failing)
 
 
 # Made by a mistake, the error, and what it says.

@@ -111,9 +111,10 @@ def tried(
         layout = describe(maker.name, observed, written, set(maker.kwargs), closure)
         likely: list[Tensor | None] = [None] * len(layout.places)
         for memory in observed:
+            # A list is empty at first.
             likely = [
-                old if new is None else torch.zeros_like(new)
-                for old, new in zip(likely, encode(layout, memory)[1], strict=True)
+                old if new is None else torch.zeros_like(new if place.container is None else new[:0])
+                for place, old, new in zip(layout.places, likely, encode(layout, memory)[1], strict=True)
             ]
         return layout, likely
     raise StructureError(

@@ -67,9 +67,10 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
 
     Raises:
         StructureError: `cls` is no such class; at `init`: it does not step on these parameters, or remembers what
-            tensors cannot hold; at the update: it is traced, mapped over or differentiated, or needs a closure and
-            there is no `grad_and_value_fn=`, or its memory has a new structure.
-        HyperparameterError: the class refuses its arguments; at the update: it draws and there is no `key=`.
+            tensors cannot hold; at the update: it is traced, mapped over or differentiated, or its memory has a new
+            structure.
+        HyperparameterError: the class refuses its arguments; at the update: it needs a closure and there is no
+            `grad_and_value_fn=`, or it draws and there is no `key=`.
 
     Source: torch.optim.Optimizer, whose contract this follows.
 
@@ -168,7 +169,7 @@ class _Rows:
 def _closure(maker: Maker, column: _Rows, leaves: Sequence[Tensor], params: Tree, extra: Any) -> Any:
     grad_and_value_fn = extra.get("grad_and_value_fn")
     if grad_and_value_fn is None:
-        raise StructureError(
+        raise HyperparameterError(
             f"{maker.name} computes the loss anew in its step, and the update was given no grad_and_value_fn= to do it "
             "with. make_step passes one; by hand, pass a function params -> (grads, value)."
         )
