@@ -1,9 +1,11 @@
 """One optimizer class run both ways: as an object that is stepped, and wrapped as a transformation."""
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,12 +47,15 @@ Gradients = Callable[[int, Tree], Tree]
 
 @contextlib.contextmanager
 def drawing(key: Tensor | None) -> Iterator[None]:
-    """Torch's global generator, seeded by a key as the wrapper documents, for as long as an object steps."""
+    """The global generators, seeded by a key as the wrapper does it, for as long as an object steps."""
     if key is None:
         yield
         return
     with seeded(0):
-        torch.default_generator.manual_seed(int(key[0]) << 32 | int(key[1]))
+        number = int(key[0]) << 32 | int(key[1])
+        torch.default_generator.manual_seed(number)
+        random.seed(number % 2**32)
+        np.random.seed(number % 2**32)  # noqa: NPY002
         yield
 
 
@@ -124,9 +129,9 @@ def assert_same_both_ways(
 ) -> None:
     """The wrapped class gives the object's bits at every step."""
     params = start(shapes, dtype)
-    expected = as_object(lambda own: cls(own, **kwargs), params, gradients_fn, closure=closure, keys=keys)
     optimizer = ft.wrap_torch_optimizer(cls, **kwargs)
     actual = as_values(optimizer, params, gradients_fn, keys=keys)
+    expected = as_object(lambda own: cls(own, **kwargs), params, gradients_fn, closure=closure, keys=keys)
     for step, (one, other) in enumerate(zip(actual, expected, strict=True)):
         try:
             assert_bitwise(one, other)

@@ -1,10 +1,12 @@
 """Optimizer classes with the habits of other libraries, and with habits that no value can have."""
 
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ class Counting(torch.optim.Optimizer):
                     state.update(steps=0, product=1.0, kind="first", compensation=None, flips=True, phase=1j)
                     # What starts from the gradient shows whether a first step is one.
                     state["buffers"] = {0.5: p.grad.clone(), 0.9: [p.grad.abs(), (p.grad.sign(), 3)]}
-                    state["window"], state["norms"], state["open"] = deque([], maxlen=4), [], {}
+                    state["window"], state["norms"], state["open"] = deque(maxlen=4), [], {}
                 state["steps"] += 1
                 state["product"] *= beta1
                 state["flips"] = not state["flips"]
@@ -61,7 +63,7 @@ class Estimating(torch.optim.Optimizer):
     def step(self, closure: Closure | None = None) -> None:
         for group in self.param_groups:
             if not group["train_mode"]:
-                raise Exception("not in train mode")  # noqa: TRY002 - as others raise it
+                raise Exception("not in train mode")
             group.setdefault("numerator", torch.zeros(1))
             k, d = group["k"], group["d"]
             present = [p for p in group["params"] if p.grad is not None]
@@ -126,7 +128,7 @@ class Climbing(torch.optim.Optimizer):
 
 
 class Noisy(torch.optim.Optimizer):
-    """Draws from torch's global generator, when it is made too."""
+    """Draws from global generators, when it is made too."""
 
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, {"lr": lr})
@@ -136,7 +138,8 @@ class Noisy(torch.optim.Optimizer):
     def step(self, closure: Closure | None = None) -> None:
         for p in self.param_groups[0]["params"]:
             if p.grad is not None:
-                p.sub_(p.grad + 0.1 * torch.randn_like(p) + self.probe.sum(), alpha=self.param_groups[0]["lr"])
+                noise = torch.randn_like(p) + random.random() + np.random.random()  # noqa: NPY002
+                p.sub_(p.grad + 0.1 * noise + self.probe.sum(), alpha=self.param_groups[0]["lr"])
 
 
 class _Plain(torch.optim.Optimizer):

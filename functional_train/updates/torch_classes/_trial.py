@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -60,19 +61,35 @@ class Maker:
         return optimizer, parameters
 
     @contextlib.contextmanager
-    def generators(self, leaves: Sequence[Tensor]) -> Generator[Callable[[int | None], list[Tensor]]]:
-        """Torch's generators for the time of a block: a function that seeds them, if told to, and gives their state."""
+    def generators(self, leaves: Sequence[Tensor]) -> Generator[Callable[[int | None], list[Any]]]:
+        """The global generators for the time of a block: a function that seeds them, if told to, and gives their state.
+
+        They are put back when the block ends.
+        """
         devices = sorted({leaf.device.index for leaf in leaves if leaf.device.type == "cuda"})
         generators = [torch.default_generator, *[torch.cuda.default_generators[index] for index in devices]]
+        # Those of Python and NumPy are there only if somebody imported them.
+        python, numpy = sys.modules.get("random"), sys.modules.get("numpy.random")
 
-        def seed(number: int | None) -> list[Tensor]:
+        def seed(number: int | None) -> list[Any]:
             if number is not None:
                 for generator in generators:
                     generator.manual_seed(number)
-            return [generator.get_state() for generator in generators]
+                for module in (python, numpy):
+                    _ = module and module.seed(number % 2**32)
+            states = [generator.get_state().tolist() for generator in generators]
+            return [*states, python and python.getstate(), numpy and _plain(numpy.get_state())]
 
-        with torch.random.fork_rng(devices):
-            yield seed
+        before = python and python.getstate(), numpy and numpy.get_state()
+        try:
+            with torch.random.fork_rng(devices):
+                yield seed
+        finally:
+            _ = python and python.setstate(before[0]), numpy and numpy.set_state(before[1])
+
+
+def _plain(state: Any) -> list[Any]:
+    return [part.tobytes() if hasattr(part, "tobytes") else part for part in state]
 
 
 class _RecordedGroup(dict[Any, Any]):
@@ -151,4 +168,6 @@ def _dense(leaf: Tensor) -> Tensor:
 
 
 def _sparse(leaf: Tensor) -> Tensor:
-    return (leaf + 1).to_sparse()
+    # Said outright, since torch warns where a default decides.
+    everywhere = torch.ones_like(leaf).nonzero().T
+    return torch.sparse_coo_tensor(everywhere, (leaf + 1).reshape(-1), leaf.shape, check_invariants=False)

@@ -55,8 +55,8 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
     Numbers of Python become 0-d tensors, and numbers again when the class sees them.
 
     A class with a method `train` is put into training mode. One whose `step` needs a closure uses
-    `grad_and_value_fn=`. One that draws from torch's generators needs `key=`, which seeds them for the step; they are
-    put back afterwards. Other generators are not watched.
+    `grad_and_value_fn=`. One that draws from the global generators of torch, NumPy or Python needs `key=`, which seeds
+    them for the step; they are put back afterwards.
 
     Args:
         cls: The class. It is given one group with all floating leaves, in the order of `ft.tree.leaves`.
@@ -122,7 +122,7 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
                     optimizer.step(_closure(maker, column, leaves, params, extra))
                 else:
                     optimizer.step()
-            if extra.get("key") is None and not all(map(torch.equal, seed(None), start)):
+            if extra.get("key") is None and seed(None) != start:
                 raise HyperparameterError(
                     f"{maker.name} draws random numbers in its step, and the update was given no key to draw from. "
                     "Pass key=, or let the state of make_step own one: init_state(..., key=ft.random.key(0))."
