@@ -21,6 +21,7 @@ from functional_train.updates.chain import chain, identity, named_chain
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.torch_classes.wrap import TorchClassState, wrap_torch_optimizer
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
@@ -78,6 +79,7 @@ __all__ = [
     "ScheduledState",
     "StepFn",
     "StructureError",
+    "TorchClassState",
     "TrainState",
     "UpdateFn",
     "adam",
@@ -122,4 +124,5 @@ __all__ = [
     "static_field",
     "struct",
     "tree",
+    "wrap_torch_optimizer",
 ]
