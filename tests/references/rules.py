@@ -1,7 +1,7 @@
 """Ways to state a reference."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ Settings = tuple[Callable[..., ft.GradientTransformation], dict[str, Any]]
 
 
 @contextlib.contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Generator[None]:
     """Let torch.optim keep in `dtype` what it keeps in torch's default one: step sizes, products of momenta."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -68,13 +68,13 @@ def rmsprop_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
     return g / (v.sqrt() + 1e-8)
 
 
-def rprop_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+def rprop_update(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
     product = g * kept(memory, "prev", g)
     size = memory.get("size", torch.full_like(g, 0.01))
     size = torch.where(product > 0, 1.2 * size, torch.where(product < 0, 0.5 * size, size))
     memory["size"] = size.clamp(1e-6, 50.0)
     memory["prev"] = torch.where(product < 0, 0.0, g)
-    return memory["prev"].sign() * memory["size"]
+    return -memory["prev"].sign() * memory["size"]
 
 
 def asgd_update(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
@@ -98,7 +98,7 @@ REFERENCES: dict[str, Reference] = {
     "scale_by_nadam": of_leaf(nadam_direction),
     "scale_by_radam": of_leaf(radam_direction),
     "scale_by_rmsprop": of_leaf(rmsprop_direction),
-    "scale_by_rprop": of_leaf(rprop_direction),
+    "scale_by_rprop": of_leaf(rprop_update),
 }
 
 BETAS = {"betas": (0.8, 0.9), "eps": 1e-3}

@@ -62,7 +62,7 @@ def scale_by_adamax(
         >>> import functional_train as ft, torch
         >>> tx = ft.scale_by_adamax()
         >>> tx.update([torch.tensor([5.0, -0.1])], tx.init([torch.zeros(2)]), None)[0]
-        [tensor([ 1.0000, -1.0000])]
+        [tensor([ 1., -1.])]
     """
     beta1, beta2 = check_betas(betas)
     shift = check_non_negative("eps", eps, "1e-8 is usual.")

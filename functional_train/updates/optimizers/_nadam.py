@@ -70,7 +70,7 @@ def scale_by_nadam(
         >>> import functional_train as ft, torch
         >>> tx = ft.scale_by_nadam()
         >>> tx.update([torch.tensor([5.0, -0.1])], tx.init([torch.zeros(2)]), None)[0]
-        [tensor([ 1.0560, -1.0560])]
+        [tensor([ 1.0565, -1.0565])]
     """
     beta1, beta2 = check_betas(betas)
     shift = check_non_negative("eps", eps, "1e-8 is usual.")

@@ -50,7 +50,7 @@ def scale_by_rprop(
 
     $$\Delta \leftarrow \operatorname{clamp}(\Delta \cdot \eta^{+} \text{ if } g g_{t-1} > 0,\;
       \Delta \cdot \eta^{-} \text{ if } g g_{t-1} < 0), \quad
-      g \leftarrow 0 \text{ if } g g_{t-1} < 0, \quad u = \operatorname{sign}(g) \Delta$$
+      g \leftarrow 0 \text{ if } g g_{t-1} < 0, \quad u = -\operatorname{sign}(g) \Delta$$
 
     Args:
         lr: Length of the first steps, at least 0; in parameter units. Looked at when the state is made.
@@ -59,7 +59,7 @@ def scale_by_rprop(
 
     Returns:
         Transformation with `RpropState`; a leaf whose gradient is `None` keeps its state. Updates are in parameter
-        units, and point up: `negate` them.
+        units and point down: no `scale_by_lr` comes after.
 
     Raises:
         HyperparameterError: a number is outside its range, or the least length exceeds the largest.
@@ -75,7 +75,7 @@ def scale_by_rprop(
         >>> tx = ft.scale_by_rprop(0.1)
         >>> updates, state = tx.update([torch.tensor([5.0, -0.1])], tx.init([torch.zeros(2)]), None)
         >>> tx.update([torch.tensor([3.0, 0.2])], state, None)[0]
-        [tensor([0.1200, 0.0000])]
+        [tensor([-0.1200, -0.0000])]
     """
     first = check_non_negative("lr", lr, "To climb instead of descend, pass maximize=True to the optimizer.")
     factors, limits = _check_etas(etas), _check_step_sizes(step_sizes)
@@ -120,7 +120,7 @@ def _recurrence(
     turned, factor = tree.mul(g, prev).map(partial(_resized, *factors), outputs=2)
     size = tree.clamp(tree.mul(size, factor), *limits)
     kept = tree.where(turned, tree.scale(0, g), g)
-    return tree.mul(tree.sign(kept), size), kept, size
+    return tree.mul(tree.scale(-1, tree.sign(kept).spend()), size), kept, size
 
 
 def _resized(shrink: Number, grow: Number, product: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,4 +163,4 @@ def rprop(
         {'w': tensor([-0.1000])}
     """
     climb = [negate()] if maximize else []
-    return chain(*climb, scale_by_rprop(lr, etas, step_sizes), negate())
+    return chain(*climb, scale_by_rprop(lr, etas, step_sizes))
