@@ -117,18 +117,16 @@ def _pair(name: str, value: Any, hint: str) -> tuple[Any, Any]:
 def _recurrence(
     factors: tuple[Number, Number], limits: tuple[Number, Number], g: Flat, prev: Flat, size: Flat
 ) -> tuple[Flat, ...]:
-    turned, factor = tree.mul(g, prev).map(partial(_resized, *factors), outputs=2)
+    kept, factor = g.map(partial(_compared, *factors), prev, outputs=2)
     size = tree.clamp(tree.mul(size, factor), *limits)
-    kept = tree.where(turned, tree.scale(0, g), g)
     return tree.mul(tree.scale(-1, tree.sign(kept).spend()), size), kept, size
 
 
-def _resized(shrink: Number, grow: Number, product: Tensor) -> tuple[Tensor, Tensor]:
-    shrunk, grown = (torch.as_tensor(each, dtype=product.dtype, device=product.device) for each in (shrink, grow))
-    turned = product < 0
-    # A product of nan stays nan, and so does the length of its step.
-    factor = torch.where(product == 0, 1, product)
-    return turned, torch.where(turned, shrunk, torch.where(product > 0, grown, factor))
+def _compared(shrink: Number, grow: Number, g: Tensor, prev: Tensor) -> tuple[Tensor, Tensor]:
+    shrunk, grown = (torch.as_tensor(each, dtype=g.dtype, device=g.device) for each in (shrink, grow))
+    product = g * prev
+    turned, same = product < 0, torch.ones_like(product)
+    return torch.where(turned, 0, g), torch.where(turned, shrunk, torch.where(product > 0, grown, same))
 
 
 def rprop(
