@@ -7,13 +7,20 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import check_non_negative, is_zero, schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.hyperparameters import check_non_negative, is_zero, schedulable, scheduled
+from functional_train.updates.transformation import (
+    EmptyState,
+    GradientTransformation,
+    check_state,
+    columnwise,
+    with_move,
+)
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import filled_like, over_wide_reals
+from functional_train.values.tree._fused import AdagradNumbers, fused_adagrad
 from functional_train.values.tree._sparse import over_touched
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
@@ -129,4 +136,20 @@ def adagrad(
     """
     climb = [negate()] if maximize else []
     decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
-    return chain(*climb, *decay, scale_by_adagrad(initial_accumulator_value, eps, lr_decay), scale_by_lr(lr))
+    parts = chain(*climb, *decay, scale_by_adagrad(initial_accumulator_value, eps, lr_decay), scale_by_lr(lr))
+    place = len(climb) + len(decay)
+    kinds = [EmptyState] * place + [AdagradState]
+
+    def move(g: Flat, states: Tree, p: Flat, **extra: Any) -> tuple[Flat, Tree] | None:
+        del extra
+        if type(states) is not tuple or [type(state) for state in states[:-1]] != kinds:
+            return None
+        old: AdagradState = states[place]
+        (total,), step = g.beside(old.sum), g.counted(old.step)
+        rate, rate_state = scheduled(lr, states[-1])
+        moved = fused_adagrad(g, total, step, AdagradNumbers(rate, lr_decay, weight_decay, eps, maximize), p)
+        if moved is None:
+            return None
+        return moved[0], (*states[:place], AdagradState(step, moved[1].tree(absent=old.sum)), rate_state)
+
+    return with_move(parts, move)
