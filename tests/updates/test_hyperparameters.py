@@ -42,7 +42,10 @@ def _number(factory: str, name: str, place: int | None) -> float:
 
 
 def _raised(value: Any) -> Any:
-    return (lambda step: 1 + value(step)) if callable(value) else 1 + value
+    def one_more(step: Tensor) -> Tensor:
+        return 1 + value(step)
+
+    return one_more if callable(value) else 1 + value
 
 
 def gradients(seed: int) -> list[Any]:

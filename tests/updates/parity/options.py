@@ -1,9 +1,9 @@
 """Every class of torch.optim with every set of options that its own tests try, beside the function of ours."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class Options(NamedTuple):
     """A class of torch.optim, the function of ours that equals it, and keywords of both."""
 
     info: OptimizerInfo
+    cls: Callable[..., torch.optim.Optimizer]
     factory: Callable[..., ft.GradientTransformation]
     kwargs: dict[str, Any]
 
@@ -69,11 +70,12 @@ class Options(NamedTuple):
 def discovered(infos: list[OptimizerInfo], elsewhere: set[str]) -> dict[str, Options]:
     """All option sets by name. A class without a function of ours is an error, and so is a stale exception."""
     found: dict[str, Options] = {}
-    spare = elsewhere - {info.optim_cls.__name__ for info in infos}
+    classes = [cast("type[torch.optim.Optimizer]", info.optim_cls) for info in infos]
+    spare = elsewhere - {cls.__name__ for cls in classes}
     if spare:
         raise LookupError(f"torch.optim has no {sorted(spare)}: take them out of ELSEWHERE")
-    for info in infos:
-        name = info.optim_cls.__name__
+    for info, cls in zip(infos, classes, strict=True):
+        name = cls.__name__
         if name in elsewhere:
             continue
         factory = getattr(ft, name.lower(), None)
@@ -81,16 +83,16 @@ def discovered(infos: list[OptimizerInfo], elsewhere: set[str]) -> dict[str, Opt
             raise LookupError(f"torch.optim.{name} has no function here: write ft.{name.lower()}")
         for options in info.optim_inputs_func("cpu"):
             kwargs = {key: value for key, value in options.kwargs.items() if key not in IMPLEMENTATION}
-            found[f"{name}-{options.desc}"] = Options(info, factory, kwargs)
+            found[f"{name}-{options.desc}"] = Options(info, cls, factory, kwargs)
         for place, kwargs in enumerate(MORE_OPTIONS[name]):
-            found[f"{name}-more {place}"] = Options(info, factory, kwargs)
+            found[f"{name}-more {place}"] = Options(info, cls, factory, kwargs)
     return found
 
 
 OPTION_SETS = discovered(optim_db, ELSEWHERE)
-INFOS = {one.info.optim_cls.__name__: one.info for one in OPTION_SETS.values()}
+CLASSES = {name.partition("-")[0]: one for name, one in OPTION_SETS.items()}
 # A set of options of each class that uses most of its parts, for tests that cannot afford all.
-THIN = {name: [key for key in OPTION_SETS if key.startswith(f"{name}-")][-1] for name in INFOS}
+THIN = {name: [key for key in OPTION_SETS if key.startswith(f"{name}-")][-1] for name in CLASSES}
 
 
 def gradient(seed: int, place: int, step: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
@@ -102,15 +104,19 @@ def gradient(seed: int, place: int, step: int, shape: tuple[int, ...], dtype: to
     return {1: 0.0, 2: 1e6, 3: 1e-10}.get(kind, 1.0) * normal(mixed, shape, dtype)
 
 
+def gradients(seed: int, step: int, params: list[Tensor]) -> list[Tensor | None]:
+    return [gradient(seed, place, step, tuple(leaf.shape), leaf.dtype) for place, leaf in enumerate(params)]
+
+
 class Torchs:
     """An optimizer of torch over parameters of its own, which are detached to be looked at."""
 
     def __init__(self, options: Options, params: list[Tensor], implementation: Mapping[str, bool]) -> None:
         self.params = [torch.nn.Parameter(leaf.clone(memory_format=torch.contiguous_format)) for leaf in params]
         self.wide = any(leaf.dtype in {torch.float64, torch.complex128} for leaf in params)
-        self.optimizer = options.info.optim_cls(self.params, **options.kwargs, **implementation)
+        self.optimizer = options.cls(self.params, **options.kwargs, **implementation)
 
-    def step(self, grads: list[Tensor | None]) -> list[Tensor]:
+    def step(self, grads: Sequence[Tensor | None]) -> list[Tensor]:
         for parameter, grad in zip(self.params, grads, strict=True):
             parameter.grad = None if grad is None else grad.clone()
         with default_dtype(torch.float64 if self.wide else torch.float32):
@@ -151,7 +157,7 @@ def trajectories(
     optimizer = options.factory(**options.kwargs)
     update_fn, state = ft.make_update(optimizer), optimizer.init(params)
     for step in range(num_steps):
-        grads = [gradient(seed, place, step, tuple(leaf.shape), dtype) for place, leaf in enumerate(params)]
+        grads = gradients(seed, step, params)
         if step == 0 and "fused" in implementation:
             grads = [torch.ones_like(leaf) if grad is None else grad for leaf, grad in zip(params, grads, strict=True)]
         expected = torchs.step(grads)

@@ -51,7 +51,7 @@ def test_what_is_not_finite_spreads_as_in_torch(name: str, first: int) -> None:
         grads = [normal(100 * step + place, shape) for place, shape in enumerate(SHAPES)]
         if step == first:
             grads = [spoiled(grad, place) for place, grad in enumerate(grads)]
-        expected = torchs.step(list(grads))
+        expected = torchs.step(grads)
         params, state = update_fn(grads, state, params)
         for ours, theirs in zip(params, expected, strict=True):
             finite = torch.isfinite(theirs)
@@ -128,6 +128,7 @@ def distances(name: str, dtype: torch.dtype, size: int) -> tuple[float, float]:
     exact, low = Torchs(options, [params[0].double()], FOR_LOOP), Torchs(options, params, FOR_LOOP)
     optimizer = options.factory(**options.kwargs)
     update_fn, state = ft.make_update(optimizer), optimizer.init(params)
+    expected = theirs = params
     for step in range(30):
         grads = [normal(step + 1, (size,)).to(dtype)]
         expected, theirs = exact.step([grads[0].double()]), low.step([grads[0]])

@@ -16,7 +16,7 @@ from tests.updates.parity.options import OPTION_SETS, trajectories
 STATE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "sum")
 WITH_KERNEL = [
     name
-    for name, (info, _, kwargs) in OPTION_SETS.items()
+    for name, (info, _, _, kwargs) in OPTION_SETS.items()
     if "cpu" in info.supports_fused_on and "dampening" not in kwargs
 ]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import functional_train as ft
 from tests.trees import SHAPES, Witness, assert_bitwise, normal
-from tests.updates.parity.options import OPTION_SETS, gradient
+from tests.updates.parity.options import OPTION_SETS, gradients
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex128, torch.complex64)
 
@@ -40,7 +40,7 @@ def saved_and_loaded(tree: Any, like: Any) -> Any:
 
 def observed(optimizer: ft.GradientTransformation, seed: int, dtype: torch.dtype, num_steps: int) -> Impurities:
     """A run that is saved half way, and its second half again from what was saved."""
-    params: Any = {f"w{place}": normal(seed + place, shape, dtype) for place, shape in enumerate(SHAPES)}
+    params: Any = [normal(seed + place, shape, dtype) for place, shape in enumerate(SHAPES)]
     generators = torch.get_rng_state()
     update_fn, reached, mutates = ft.make_update(optimizer), [(params, optimizer.init(params))], False
     for step in range(num_steps):
@@ -55,11 +55,6 @@ def observed(optimizer: ft.GradientTransformation, seed: int, dtype: torch.dtype
         again = update_fn(gradients(seed, step, params), again[1], again[0])
         differs = differs or not holds(assert_bitwise, again, reached[step + 1])
     return Impurities(mutates, differs, not torch.equal(torch.get_rng_state(), generators))
-
-
-def gradients(seed: int, step: int, params: Any) -> Any:
-    leaves = enumerate(params.items())
-    return {path: gradient(seed, place, step, tuple(leaf.shape), leaf.dtype) for place, (path, leaf) in leaves}
 
 
 def count(dtypes: tuple[torch.dtype, ...], seeds: range, num_steps: int) -> tuple[int, dict[str, int]]:

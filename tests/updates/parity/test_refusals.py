@@ -8,7 +8,7 @@ from torch.testing._internal.common_optimizers import ErrorOptimizerInput, Optim
 
 import functional_train as ft
 from tests.global_rng import seeded
-from tests.updates.parity.options import IMPLEMENTATION, INFOS
+from tests.updates.parity.options import CLASSES, IMPLEMENTATION
 
 # Implementations of torch cannot mix the two; here each number may be what it likes.
 MIXED = "betas must be either both floats or both Tensors"
@@ -16,6 +16,7 @@ MIXED = "betas must be either both floats or both Tensors"
 
 def error_inputs(info: OptimizerInfo) -> list[ErrorOptimizerInput]:
     with seeded():
+        assert info.optim_error_inputs_func is not None
         return info.optim_error_inputs_func("cpu", torch.float64)
 
 
@@ -28,8 +29,8 @@ def concerns_a_range(error: ErrorOptimizerInput) -> bool:
 
 REFUSED = [
     pytest.param(name, error.optimizer_error_input.kwargs, id=f"{name}-{error.optimizer_error_input.desc}")
-    for name, info in INFOS.items()
-    for error in error_inputs(info)
+    for name, one in CLASSES.items()
+    for error in error_inputs(one.info)
     if concerns_a_range(error)
 ]
 # Each is refused by torch too, or has no meaning.
@@ -73,8 +74,8 @@ def test_error_inputs_of_torch_are_refused(name: str, kwargs: dict[str, Any]) ->
 
 def test_every_class_has_error_inputs() -> None:
     """Those about numbers are told from the others, and no class is without."""
-    for name, info in INFOS.items():
-        errors = error_inputs(info)
+    for name, one in CLASSES.items():
+        errors = error_inputs(one.info)
         chosen = [error for error in errors if concerns_a_range(error)]
         assert len(chosen) >= 2, name
         assert len(chosen) < len(errors), name

@@ -11,7 +11,7 @@ from torch import Tensor
 import functional_train as ft
 from tests.profiles import examples
 from tests.trees import Witness, assert_close, like, normal, seeds
-from tests.updates.parity.options import FOR_LOOP, INFOS, Options, Torchs
+from tests.updates.parity.options import CLASSES, FOR_LOOP, Torchs
 
 KWARGS: list[dict[str, Any]] = [
     {},
@@ -35,7 +35,7 @@ def test_sparse_gradients_equal_torchs(
 ) -> None:
     """Rows that come twice, and none at all; beside dense gradients and absent ones. No input changes."""
     params: dict[str, Any] = {"table": normal(seed, (6, 3)), "vector": normal(seed + 1, (6,)), "dense": normal(2, (4,))}
-    torchs = Torchs(Options(INFOS["Adagrad"], ft.adagrad, kwargs), list(params.values()), FOR_LOOP)
+    torchs = Torchs(CLASSES["Adagrad"]._replace(kwargs=kwargs), list(params.values()), FOR_LOOP)
     optimizer = ft.adagrad(**kwargs)
     update_fn, state = ft.make_update(optimizer), optimizer.init(params)
     for step, touched in enumerate(rows):
