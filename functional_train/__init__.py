@@ -19,7 +19,15 @@ from functional_train.updates import schedules
 from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity, named_chain
 from functional_train.updates.hyperparameters import ScheduledState
+from functional_train.updates.optimizers._adadelta import AdadeltaState, adadelta, scale_by_adadelta
+from functional_train.updates.optimizers._adagrad import AdagradState, adagrad, scale_by_adagrad
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._adamax import AdamaxState, adamax, scale_by_adamax
+from functional_train.updates.optimizers._asgd import ASGDState, asgd, scale_by_asgd
+from functional_train.updates.optimizers._nadam import NAdamState, nadam, scale_by_nadam
+from functional_train.updates.optimizers._radam import RAdamState, radam, scale_by_radam
+from functional_train.updates.optimizers._rmsprop import RMSpropState, rmsprop, scale_by_rmsprop
+from functional_train.updates.optimizers._rprop import RpropState, rprop, scale_by_rprop
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.torch_classes.wrap import TorchClassState, wrap_torch_optimizer
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
@@ -51,7 +59,11 @@ from functional_train.values.types import Aux, GradFn, Hyperparameter, LossFn, S
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGDState",
+    "AdadeltaState",
+    "AdagradState",
     "AdamState",
+    "AdamaxState",
     "Aux",
     "BatchesError",
     "Effects",
@@ -68,6 +80,7 @@ __all__ = [
     "LossError",
     "LossFn",
     "MomentumState",
+    "NAdamState",
     "NonFiniteError",
     "OwnershipError",
     "Params",
@@ -75,6 +88,9 @@ __all__ = [
     "PathError",
     "PlateauState",
     "PurityError",
+    "RAdamState",
+    "RMSpropState",
+    "RpropState",
     "Schedule",
     "ScheduledState",
     "StepFn",
@@ -82,11 +98,15 @@ __all__ = [
     "TorchClassState",
     "TrainState",
     "UpdateFn",
+    "adadelta",
+    "adagrad",
     "adam",
+    "adamax",
     "adamw",
     "add_decayed_weights",
     "add_momentum",
     "apply_updates",
+    "asgd",
     "chain",
     "clip_by_global_norm",
     "early_stopping",
@@ -107,16 +127,28 @@ __all__ = [
     "masked",
     "merge",
     "mixed_precision",
+    "nadam",
     "named_chain",
     "negate",
     "param_groups",
     "partition",
     "plot",
+    "radam",
     "random",
     "record_effects",
     "reduce_on_plateau",
+    "rmsprop",
+    "rprop",
+    "scale_by_adadelta",
+    "scale_by_adagrad",
     "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_asgd",
     "scale_by_lr",
+    "scale_by_nadam",
+    "scale_by_radam",
+    "scale_by_rmsprop",
+    "scale_by_rprop",
     "scan",
     "schedules",
     "sgd",

@@ -111,6 +111,17 @@ def check_fraction(name: str, value: Hyperparameter, hint: str = "") -> Number:
     return _checked(name, value, lambda number: 0.0 <= number < 1.0, "must be in [0, 1)", hint)
 
 
+def check_share(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse a number outside [0, 1]; a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: 0.0 <= number <= 1.0, "must be in [0, 1]", hint)
+
+
+def check_above(name: str, value: Hyperparameter, bound: float, hint: str = "") -> Number:
+    """Refuse a number that is not above a bound, or not finite; a tensor's value is never looked at."""
+    rule = f"must be a finite number > {bound:g}"
+    return _checked(name, value, lambda number: bound < number < float("inf"), rule, hint)
+
+
 def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, Number]:
     """Refuse betas that are not a pair, or a beta outside [0, 1)."""
     if not isinstance(betas, tuple | list) or len(betas) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]

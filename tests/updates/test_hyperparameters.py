@@ -26,13 +26,27 @@ params = {"w": normal(0, (4, 3)), "b": normal(1, ()), "z": normal(2, (0,))}
 
 
 def with_value(factory: str, name: str, place: int | None, value: Any) -> ft.GradientTransformation:
-    """The optimizer in which one hyperparameter is another value."""
+    """The optimizer in which one hyperparameter is another value; one that is above 1 in its row stays there."""
     make, options = FACTORIES[factory]
+    if _number(factory, name, place) > 1.0:
+        value = _raised(value)
     if place is not None:
         pair = list(options[name])
         pair[place] = value
         value = tuple(pair)
     return make(**{**options, name: value})
+
+
+def _number(factory: str, name: str, place: int | None) -> float:
+    value = FACTORIES[factory][1][name]
+    return value if place is None else value[place]
+
+
+def _raised(value: Any) -> Any:
+    def one_more(step: Tensor) -> Tensor:
+        return 1 + value(step)
+
+    return one_more if callable(value) else 1 + value
 
 
 def gradients(seed: int) -> list[Any]:

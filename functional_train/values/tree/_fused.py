@@ -40,9 +40,6 @@ def fused_adam(
     lr = _rate(numbers.lr)
     if lr is None or not _is_dense(_KERNEL_DTYPES, *columns):
         return None
-    steps = step.float().unbind()
-    if grads.frame.ranks is not None:
-        steps = [steps[rank] for rank in grads.frame.ranks]
     start = [torch.zeros_like(leaf) for leaf in grads.leaves] if params is None else _copies(params)
     copies = [_copies(column) for column in moments]
     kernel = torch._fused_adamw_ if numbers.decoupled else torch._fused_adam_
@@ -52,7 +49,7 @@ def fused_adam(
         copies[0],
         copies[1],
         copies[2] if len(copies) > 2 else [],
-        list(steps),
+        _steps(grads, step),
         lr=lr,
         beta1=beta1,
         beta2=beta2,
@@ -102,6 +99,49 @@ def fused_sgd(grads: Flat, velocity: Flat | None, numbers: SGDNumbers, params: F
     )
     made = [Flat(column, grads.frame, True, fresh=True) for column in (start, buffers)]
     return made[0], made[1] if velocity is not None else None
+
+
+class AdagradNumbers(NamedTuple):
+    """The hyperparameters of Adagrad. There is a kernel where all but `lr` are numbers."""
+
+    lr: Any
+    lr_decay: Any
+    weight_decay: Any
+    eps: Any
+    maximize: bool
+
+
+def fused_adagrad(
+    grads: Flat, total: Flat, step: Tensor, numbers: AdagradNumbers, params: Flat
+) -> tuple[Flat, Flat] | None:
+    """New parameters and sums in one pass over memory, or None where torch has no kernel for it.
+
+    `step` has shape `(num_leaves,)` and counts this update too.
+    """
+    if not all(isinstance(number, float | int) for number in numbers[1:]):
+        return None
+    lr = _rate(numbers.lr)
+    if lr is None or not _is_dense(_KERNEL_DTYPES, grads, total, params):
+        return None
+    start, sums = _copies(params), _copies(total)
+    torch._fused_adagrad_(
+        start,
+        grads.leaves,
+        sums,
+        _steps(grads, step),
+        lr=lr,
+        lr_decay=numbers.lr_decay,
+        weight_decay=numbers.weight_decay,
+        eps=numbers.eps,
+        maximize=numbers.maximize,
+    )
+    made = [Flat(column, grads.frame, True, fresh=True) for column in (start, sums)]
+    return made[0], made[1]
+
+
+def _steps(grads: Flat, step: Tensor) -> list[Tensor]:
+    steps = step.float().unbind()
+    return list(steps) if grads.frame.ranks is None else [steps[rank] for rank in grads.frame.ranks]
 
 
 def _copies(column: Flat) -> list[Tensor]:
