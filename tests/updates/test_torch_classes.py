@@ -98,9 +98,12 @@ def test_keeps_dtypes(name: str, dtype: torch.dtype) -> None:
 def test_keeps_the_law(cls: type[torch.optim.Optimizer], law: Any) -> None:
     """On trees of any kind the wrapped class is a pure function whose state is all that it knows."""
     optimizer = ft.wrap_torch_optimizer(cls, lr=0.01)
+    drawn_from = laws.params_and_grads()
+    if cls is torch.optim.Adafactor:  # torch's own divides by the number of elements
+        drawn_from = drawn_from.filter(lambda drawn: all(leaf.numel() for leaf in ft.tree.leaves(drawn)))
 
     @settings(max_examples=examples(6))
-    @given(laws.params_and_grads())
+    @given(drawn_from)
     def holds(drawn: Any) -> None:
         law(optimizer, *drawn)
 
