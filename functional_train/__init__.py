@@ -20,6 +20,7 @@ from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
@@ -98,9 +99,11 @@ __all__ = [
     "record_effects",
     "scale_by_adam",
     "scale_by_lr",
+    "scale_by_sparse_adam",
     "scan",
     "schedules",
     "sgd",
+    "sparse_adam",
     "stateless",
     "static_field",
     "struct",

@@ -54,10 +54,13 @@ SCHEDULES = {name: getattr(ft.schedules, name) for name in ft.schedules.__all__}
 
 REFERENCES: dict[str, Reference] = {}
 HYPERPARAMETERS: dict[str, Settings] = {}
+# Factories that are called in place of those of the same name, where gradients are dense.
+STAND_INS: dict[str, Factory] = {}
 for found in pkgutil.iter_modules(references.__path__):
     tables = vars(importlib.import_module(f"{references.__name__}.{found.name}"))
     REFERENCES |= tables.get("REFERENCES", {})
     HYPERPARAMETERS |= tables.get("HYPERPARAMETERS", {})
+    STAND_INS |= tables.get("STAND_INS", {})
 
 # Phases of at least two steps, so that neighbors can show a jump.
 SCHEDULE_ARGUMENTS: dict[str, tuple[float, ...]] = {
@@ -68,7 +71,11 @@ SCHEDULE_ARGUMENTS: dict[str, tuple[float, ...]] = {
 }
 
 # A law that a case need not keep, and why. An exemption that is no longer needed fails.
-EXEMPT: dict[tuple[str, str], str] = {}
+_SPARSE = ("scale_by_sparse_adam", "sparse_adam")
+EXEMPT: dict[tuple[str, str], str] = {
+    **{(name, "vmap_equals_loop"): "torch has no batching rule for sparse tensors" for name in _SPARSE},
+    **{(name, "traces_as_one_graph"): "torch.compile's tracer makes no sparse tensors" for name in _SPARSE},
+}
 
 
 def with_laws(kind: str, cases: Iterable[str]) -> list[Any]:

@@ -1,0 +1,87 @@
+"""Adafactor, Muon, SparseAdam, LBFGS, and what they are made of."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import functional_train as ft
+from functional_train.updates.transformation import columnwise, on_columns
+from tests.references.rules import Leaves, Reference, Settings, of_leaf
+
+Factory = Callable[..., ft.GradientTransformation]
+
+
+def on_dense(transformation: ft.GradientTransformation) -> ft.GradientTransformation:
+    """A transformation of sparse gradients, given dense ones, every row of which is there."""
+
+    written = on_columns(transformation)
+    assert written is not None
+    assert written.move is not None
+    fn, move_fn = written.fn, written.move
+
+    def update(g: ft.tree.Flat, state: Any, p: Any, **extra: Any) -> tuple[ft.tree.Flat, Any]:
+        updates, state = fn(g.map(sparse), state, p, **extra)
+        return updates.map(Tensor.to_dense), state
+
+    def move(g: ft.tree.Flat, state: Any, p: Any, **extra: Any) -> Any:
+        return move_fn(g.map(sparse), state, p, **extra)
+
+    return ft.GradientTransformation(transformation.init, columnwise(update, move))
+
+
+def sparse(leaf: Tensor) -> Tensor:
+    """Rows of a leaf as a sparse tensor, those of zeros too."""
+    if leaf.ndim == 0:
+        index, values = torch.zeros(0, 1, dtype=torch.int64), leaf.reshape(1)
+    else:
+        index, values = torch.arange(leaf.shape[0])[None], leaf
+    return torch.sparse_coo_tensor(index, values, leaf.shape, check_invariants=False)
+
+
+def for_dense(factory: Factory) -> Factory:
+    """A factory of transformations of dense gradients, with the name and arguments of one for sparse ones."""
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> ft.GradientTransformation:
+        return on_dense(factory(*args, **kwargs))
+
+    return make
+
+
+def sparse_adam_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    t = memory["t"] = memory.get("t", 0) + 1
+    m = memory["m"] = 0.9 * memory.get("m", torch.zeros_like(g)) + 0.1 * g
+    v = memory["v"] = 0.999 * memory.get("v", torch.zeros_like(g)) + 0.001 * g**2
+    return (1 - 0.999**t) ** 0.5 / (1 - 0.9**t) * m / (v.sqrt() + 1e-8)
+
+
+def sparse_adam(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves]:
+    own = [torch.nn.Parameter(leaf.clone()) for leaf in params]
+    optimizer = torch.optim.SparseAdam(own)
+    reached: list[Leaves] = []
+    for row in grads:
+        for parameter, grad in zip(own, row, strict=True):
+            parameter.grad = None if grad is None else sparse(grad)
+        optimizer.step()
+        reached.append([parameter.detach().clone() for parameter in own])
+    return reached
+
+
+REFERENCES: dict[str, Reference] = {
+    "scale_by_sparse_adam": of_leaf(sparse_adam_direction),
+    "sparse_adam": sparse_adam,
+}
+
+HYPERPARAMETERS: dict[str, Settings] = {
+    "sparse_adam": (for_dense(ft.sparse_adam), {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3}),
+    "scale_by_sparse_adam": (for_dense(ft.scale_by_sparse_adam), {"betas": (0.8, 0.9), "eps": 1e-3}),
+}
+
+# What stands for a factory where every transformation is given dense gradients.
+STAND_INS: dict[str, Factory] = {
+    "scale_by_sparse_adam": for_dense(ft.scale_by_sparse_adam),
+    "sparse_adam": for_dense(ft.sparse_adam),
+}
