@@ -18,6 +18,7 @@ from functional_train.updates import schedules
 from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
+from functional_train.updates.optimizers._adafactor import AdafactorState, adafactor, scale_by_factored_rms
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
@@ -46,6 +47,7 @@ from functional_train.values.types import Aux, GradFn, Hyperparameter, LossFn, S
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdafactorState",
     "AdamState",
     "Aux",
     "BatchesError",
@@ -73,6 +75,7 @@ __all__ = [
     "StructureError",
     "TrainState",
     "UpdateFn",
+    "adafactor",
     "adam",
     "adamw",
     "add_decayed_weights",
@@ -98,6 +101,7 @@ __all__ = [
     "random",
     "record_effects",
     "scale_by_adam",
+    "scale_by_factored_rms",
     "scale_by_lr",
     "scale_by_sparse_adam",
     "scan",

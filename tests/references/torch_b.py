@@ -9,7 +9,7 @@ from torch import Tensor
 
 import functional_train as ft
 from functional_train.updates.transformation import columnwise, on_columns
-from tests.references.rules import Leaves, Reference, Settings, of_leaf
+from tests.references.rules import Leaves, Reference, Settings, of_leaf, of_torch
 
 Factory = Callable[..., ft.GradientTransformation]
 
@@ -70,12 +70,57 @@ def sparse_adam(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves
     return reached
 
 
+def factored_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    """Algorithm 4 of arXiv:1804.04235 with means for sums and torch's place for eps, and Algorithm 5 for vectors."""
+    t = memory["t"] = memory.get("t", 0) + 1
+    beta, eps = 1 - t**-0.8, torch.finfo(g.dtype).eps
+    if g.ndim > 1 and g.numel() > 0:
+        r = memory["r"] = beta * memory.get("r", 0) + (1 - beta) * (g**2).mean(-1)
+        c = memory["c"] = beta * memory.get("c", 0) + (1 - beta) * (g**2).mean(-2)
+        v = r[..., :, None] * c[..., None, :] / r.mean(-1)[..., None, None].clamp(min=eps)
+    else:
+        v = memory["v"] = beta * memory.get("v", 0) + (1 - beta) * g**2
+    u = g / v.sqrt().clamp(min=eps)
+    return u / max(1.0, float((u**2).mean()) ** 0.5) if g.numel() > 0 else u
+
+
+def adafactor(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves]:
+    """torch's class, which divides by the number of elements: a leaf without any is another one without gradients."""
+    stand_in = torch.ones(1, dtype=torch.float64)
+    rows = [[None if leaf is not None and leaf.numel() == 0 else leaf for leaf in row] for row in grads]
+    filled = [leaf if leaf.numel() > 0 else stand_in for leaf in params]
+    reached = of_torch(torch.optim.Adafactor)(filled, rows)
+    return [[new if old.numel() > 0 else old for old, new in zip(params, row, strict=True)] for row in reached]
+
+
 REFERENCES: dict[str, Reference] = {
+    "adafactor": adafactor,
+    "scale_by_factored_rms": of_leaf(factored_direction),
     "scale_by_sparse_adam": of_leaf(sparse_adam_direction),
     "sparse_adam": sparse_adam,
 }
 
+
+def in_range(factory: Factory) -> Factory:
+    """A factory of Adafactor's whose exponent and limit are given as numbers between 0 and 1."""
+    moves: dict[str, Callable[[Any], Any]] = {"beta2_decay": lambda value: -value, "d": lambda value: 1 + value}
+
+    def moved(move: Callable[[Any], Any], value: Any) -> Any:
+        return (lambda step: move(value(step))) if callable(value) else move(value)
+
+    @functools.wraps(factory)
+    def make(**kwargs: Any) -> ft.GradientTransformation:
+        return factory(**{name: moved(moves.get(name, lambda one: one), value) for name, value in kwargs.items()})
+
+    return make
+
+
 HYPERPARAMETERS: dict[str, Settings] = {
+    "adafactor": (
+        in_range(ft.adafactor),
+        {"lr": 0.1, "beta2_decay": 0.5, "eps": (0.1, 0.2), "d": 0.1, "weight_decay": 0.05, "beta1": 0.8},
+    ),
+    "scale_by_factored_rms": (in_range(ft.scale_by_factored_rms), {"beta2_decay": 0.5, "eps": 0.1, "d": 0.1}),
     "sparse_adam": (for_dense(ft.sparse_adam), {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3}),
     "scale_by_sparse_adam": (for_dense(ft.scale_by_sparse_adam), {"betas": (0.8, 0.9), "eps": 1e-3}),
 }

@@ -27,7 +27,7 @@ class _Rows(NamedTuple):
     """Where the gradients have rows, and what belongs there."""
 
     grads: Flat
-    index: Flat
+    places: Flat
     direction: Flat
 
 
@@ -81,7 +81,7 @@ def scale_by_sparse_adam(
         del extra
         check_state(state, AdamState)
         rows, state = _advance(g, state, pair, shift)
-        return p.map(_added, rows.index, rows.direction), state
+        return p.map(_added, rows.places, rows.direction), state
 
     return GradientTransformation(init, columnwise(update, move))
 
@@ -188,7 +188,7 @@ def sparse_adam(
         rate, rate_state = scheduled(lr, states[-1])
         g = tree.scale(-1, g) if maximize else g
         rows, state = _advance(g, states[-2], betas, eps)  # pyright: ignore[reportArgumentType]
-        new: Flat = p.map(_added, rows.index, tree.scale(-rate, rows.direction))
+        new: Flat = p.map(_added, rows.places, tree.scale(-rate, rows.direction))
         return new, (*states[:-2], state, rate_state)
 
     return with_move(parts, move)
