@@ -20,6 +20,7 @@ from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adafactor import AdafactorState, adafactor, scale_by_factored_rms
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._muon import MatricesState, MuonState, muon, scale_by_muon
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
@@ -63,7 +64,9 @@ __all__ = [
     "ImmutableError",
     "LossError",
     "LossFn",
+    "MatricesState",
     "MomentumState",
+    "MuonState",
     "NonFiniteError",
     "OwnershipError",
     "Params",
@@ -96,6 +99,7 @@ __all__ = [
     "make_update",
     "merge",
     "mixed_precision",
+    "muon",
     "negate",
     "plot",
     "random",
@@ -103,6 +107,7 @@ __all__ = [
     "scale_by_adam",
     "scale_by_factored_rms",
     "scale_by_lr",
+    "scale_by_muon",
     "scale_by_sparse_adam",
     "scan",
     "schedules",

@@ -54,7 +54,7 @@ SCHEDULES = {name: getattr(ft.schedules, name) for name in ft.schedules.__all__}
 
 REFERENCES: dict[str, Reference] = {}
 HYPERPARAMETERS: dict[str, Settings] = {}
-# Factories that are called in place of those of the same name, where gradients are dense.
+# Factories that are put before the laws in place of those of the same name.
 STAND_INS: dict[str, Factory] = {}
 for found in pkgutil.iter_modules(references.__path__):
     tables = vars(importlib.import_module(f"{references.__name__}.{found.name}"))

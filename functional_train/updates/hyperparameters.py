@@ -160,3 +160,8 @@ def check_whole(name: str, value: int, least: int, hint: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}. {hint}".rstrip())
     return value
+
+
+def check_finite(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse an infinite or nan number; a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: abs(number) < float("inf"), "must be a finite number", hint)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import functional_train as ft
 from functional_train.updates.transformation import columnwise, on_columns
+from tests.references.core import adam_direction
 from tests.references.rules import Leaves, Reference, Settings, of_leaf, of_torch
 
 Factory = Callable[..., ft.GradientTransformation]
@@ -93,7 +94,29 @@ def adafactor(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves]:
     return [[new if old.numel() > 0 else old for old, new in zip(params, row, strict=True)] for row in reached]
 
 
+def muon_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    """torch's rule in float64; with its own bfloat16 it is compared in tests/updates/test_muon.py."""
+    m = memory["m"] = 0.95 * memory.get("m", torch.zeros_like(g)) + 0.05 * g
+    ahead = 0.05 * g + 0.95 * m
+    if g.numel() == 0:
+        return ahead
+    x = ahead.reshape(g.shape[0] if g.ndim else 1, -1)
+    rows, columns = x.shape
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        x = 3.4445 * x - 4.775 * (x @ x.T @ x) + 2.0315 * (x @ x.T @ x @ x.T @ x)
+    return max(1, rows / columns) ** 0.5 * x.reshape(g.shape)
+
+
+def muon_update(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    if g.ndim == 2:
+        return -1e-3 * (muon_direction(g, p, memory) + 0.1 * p)
+    return -1e-3 * (adam_direction(g, p, memory) + 0.01 * p)
+
+
 REFERENCES: dict[str, Reference] = {
+    "muon": of_leaf(muon_update),
+    "scale_by_muon": of_leaf(muon_direction),
     "adafactor": adafactor,
     "scale_by_factored_rms": of_leaf(factored_direction),
     "scale_by_sparse_adam": of_leaf(sparse_adam_direction),
@@ -115,7 +138,13 @@ def in_range(factory: Factory) -> Factory:
     return make
 
 
+# In float64, where three steps of the iteration amplify rounding a hundredfold only.
+MUON = {"momentum": 0.8, "ns_coefficients": (0.5, 0.4, 0.3), "eps": 1e-3, "ns_steps": 3, "ns_dtype": torch.float64}
+ADAM = {"adam_lr": 0.1, "adam_betas": (0.8, 0.9), "adam_eps": 1e-3, "adam_weight_decay": 0.05}
+
 HYPERPARAMETERS: dict[str, Settings] = {
+    "muon": (ft.muon, {"lr": 0.1, "weight_decay": 0.05, **MUON, **ADAM}),
+    "scale_by_muon": (ft.scale_by_muon, MUON),
     "adafactor": (
         in_range(ft.adafactor),
         {"lr": 0.1, "beta2_decay": 0.5, "eps": (0.1, 0.2), "d": 0.1, "weight_decay": 0.05, "beta1": 0.8},
@@ -125,8 +154,12 @@ HYPERPARAMETERS: dict[str, Settings] = {
     "scale_by_sparse_adam": (for_dense(ft.scale_by_sparse_adam), {"betas": (0.8, 0.9), "eps": 1e-3}),
 }
 
-# What stands for a factory where every transformation is given dense gradients.
+# What stands for a factory before laws that it keeps in this form only: given sparse gradients, or without bfloat16,
+# through which no derivative can be checked, and in which vmap rounds otherwise. tests/updates/test_muon.py puts Muon
+# as it is before all other laws.
 STAND_INS: dict[str, Factory] = {
+    "muon": functools.partial(ft.muon, ns_dtype=None),
+    "scale_by_muon": functools.partial(ft.scale_by_muon, ns_dtype=None),
     "scale_by_sparse_adam": for_dense(ft.scale_by_sparse_adam),
     "sparse_adam": for_dense(ft.sparse_adam),
 }
