@@ -20,6 +20,7 @@ from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adafactor import AdafactorState, adafactor, scale_by_factored_rms
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._lbfgs import LBFGSState, lbfgs
 from functional_train.updates.optimizers._muon import MatricesState, MuonState, muon, scale_by_muon
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
@@ -62,6 +63,7 @@ __all__ = [
     "Hyperparameter",
     "HyperparameterError",
     "ImmutableError",
+    "LBFGSState",
     "LossError",
     "LossFn",
     "MatricesState",
@@ -95,6 +97,7 @@ __all__ = [
     "identity",
     "init_state",
     "iterate",
+    "lbfgs",
     "make_step",
     "make_update",
     "merge",

@@ -114,7 +114,76 @@ def muon_update(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
     return -1e-3 * (adam_direction(g, p, memory) + 0.01 * p)
 
 
+def on_quadratic(transformation: ft.GradientTransformation) -> ft.GradientTransformation:
+    """A transformation told of a loss where nobody tells it: half a squared distance that has the gradients given."""
+    written = on_columns(transformation)
+    assert written is not None
+    assert written.move is not None
+    fn, move_fn = written.fn, written.move
+
+    def told(g: ft.tree.Flat, p: Any, extra: dict[str, Any]) -> dict[str, Any]:
+        target = ft.tree.sub(p, g).leaves
+
+        def grad_and_value_fn(params: Any) -> tuple[Any, Tensor]:
+            (q,) = g.beside(params)
+            apart = q.map(lambda leaf, goal: leaf - goal, ft.tree.Flat(target, g.frame, g.plain))
+            return apart.tree(), sum([(leaf**2).sum() for leaf in apart.leaves], torch.zeros(())) / 2
+
+        value = sum([(leaf**2).sum() for leaf in g.leaves], torch.zeros(())) / 2
+        return {"value": value, "grad_and_value_fn": grad_and_value_fn} | extra
+
+    def update(g: ft.tree.Flat, state: Any, p: Any, **extra: Any) -> tuple[ft.tree.Flat, Any]:
+        return fn(g, state, p, **told(g, p, extra))
+
+    def move(g: ft.tree.Flat, state: Any, p: Any, **extra: Any) -> Any:
+        return move_fn(g, state, p, **told(g, p, extra))
+
+    return ft.GradientTransformation(transformation.init, columnwise(update, move))
+
+
+@functools.wraps(ft.lbfgs)
+def lbfgs_on_quadratic(*args: Any, **kwargs: Any) -> ft.GradientTransformation:
+    return on_quadratic(ft.lbfgs(*args, **kwargs))
+
+
+def lbfgs(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves]:
+    """The inverse Hessian as a matrix, on quadratics whose Hessian is 1, over the coordinates that have gradients."""
+    x = torch.cat([leaf.reshape(-1) for leaf in params])
+    pairs: list[tuple[Tensor, Tensor]] = []
+    d, t, before, scale, count = torch.zeros_like(x), 0.0, torch.zeros_like(x), 1.0, 0
+    reached: list[Leaves] = []
+    for row in grads:
+        both = list(zip(params, row, strict=True))
+        here = torch.cat([torch.full((leaf.numel(),), grad is not None) for leaf, grad in both])
+        g = torch.cat([torch.zeros(leaf.numel()) if grad is None else grad.reshape(-1) for leaf, grad in both]).double()
+        target = x - g
+        for _ in range(20):
+            if not here.any() or g.abs().max() <= 1e-7:
+                break
+            count += 1
+            y, s = torch.where(here, g - before, 0), t * d
+            if count > 1 and y @ s > 1e-10:
+                pairs, scale = [*pairs, (y, s)], float(y @ s / (y @ y))
+            eye = torch.eye(len(x), dtype=torch.float64)
+            H = scale * eye
+            for y, s in pairs:
+                side = eye - torch.outer(y, s) / (y @ s)
+                H = side.T @ H @ side + torch.outer(s, s) / (y @ s)
+            d, before, loss = torch.where(here, -H @ g, 0), torch.where(here, g, before), (g @ g) / 2
+            t = min(1.0, 1.0 / float(g.abs().sum())) if count == 1 else 1.0
+            if g @ d > -1e-9:
+                break
+            x = x + t * d
+            g = torch.where(here, x - target, 0)
+            if (t * d).abs().max() <= 1e-9 or abs((g @ g) / 2 - loss) < 1e-9:
+                break
+        pieces = x.split([leaf.numel() for leaf in params])
+        reached.append([piece.reshape(leaf.shape) for piece, leaf in zip(pieces, params, strict=True)])
+    return reached
+
+
 REFERENCES: dict[str, Reference] = {
+    "lbfgs": lbfgs,
     "muon": of_leaf(muon_update),
     "scale_by_muon": of_leaf(muon_direction),
     "adafactor": adafactor,
@@ -142,7 +211,10 @@ def in_range(factory: Factory) -> Factory:
 MUON = {"momentum": 0.8, "ns_coefficients": (0.5, 0.4, 0.3), "eps": 1e-3, "ns_steps": 3, "ns_dtype": torch.float64}
 ADAM = {"adam_lr": 0.1, "adam_betas": (0.8, 0.9), "adam_eps": 1e-3, "adam_weight_decay": 0.05}
 
+LBFGS = {"lr": 0.1, "tolerance_grad": 0.1, "tolerance_change": 0.1, "max_iter": 4, "history_size": 3}
+
 HYPERPARAMETERS: dict[str, Settings] = {
+    "lbfgs": (lbfgs_on_quadratic, LBFGS),
     "muon": (ft.muon, {"lr": 0.1, "weight_decay": 0.05, **MUON, **ADAM}),
     "scale_by_muon": (ft.scale_by_muon, MUON),
     "adafactor": (
@@ -154,10 +226,11 @@ HYPERPARAMETERS: dict[str, Settings] = {
     "scale_by_sparse_adam": (for_dense(ft.scale_by_sparse_adam), {"betas": (0.8, 0.9), "eps": 1e-3}),
 }
 
-# What stands for a factory before laws that it keeps in this form only: given sparse gradients, or without bfloat16,
-# through which no derivative can be checked, and in which vmap rounds otherwise. tests/updates/test_muon.py puts Muon
-# as it is before all other laws.
+# What stands for a factory before laws that it keeps in this form only: told of a loss, given sparse gradients, or
+# without bfloat16, through which no derivative can be checked, and in which vmap rounds otherwise.
+# tests/updates/test_muon.py puts Muon as it is before all other laws.
 STAND_INS: dict[str, Factory] = {
+    "lbfgs": lbfgs_on_quadratic,
     "muon": functools.partial(ft.muon, ns_dtype=None),
     "scale_by_muon": functools.partial(ft.scale_by_muon, ns_dtype=None),
     "scale_by_sparse_adam": for_dense(ft.scale_by_sparse_adam),
