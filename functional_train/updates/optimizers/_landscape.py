@@ -21,7 +21,7 @@ def real_size(leaf: Tensor) -> int:
 
 def real_dtype(leaves: Sequence[Tensor]) -> torch.dtype:
     """The dtype that holds all leaves, float32 at least."""
-    return reduce(torch.promote_types, [leaf.dtype.to_real() for leaf in leaves], torch.float32)
+    return reduce(torch.promote_types, [_as_real(leaf).dtype for leaf in leaves], torch.float32)
 
 
 class Landscape:
@@ -35,14 +35,16 @@ class Landscape:
     Coordinates whose leaf has no gradient rest: they do not move, and what is remembered of them stays.
     """
 
-    def __init__(self, params: Tree, grads: Tree, grad_and_value_fn: Callable[[Tree], tuple[Tree, Any]]) -> None:
+    def __init__(
+        self, params: Tree, grads: Tree, grad_and_value_fn: Callable[[Tree], tuple[Tree, Any]], dtype: torch.dtype
+    ) -> None:
         self._grad_and_value_fn = grad_and_value_fn
         self._leaves, self._structure = tree.flatten(params, none_is_leaf=True)
         slopes = tree.flatten(grads, none_is_leaf=True)[0]
         self._places = [place for place, leaf in enumerate(self._leaves) if is_trained(leaf)]
         trained = [self._leaves[place] for place in self._places]
         self._absent = [slopes[place] is None for place in self._places]
-        self._dtype = real_dtype(trained)
+        self._dtype = dtype
         self.size = sum(map(real_size, trained))
         if self.size == 0:
             return
@@ -73,7 +75,7 @@ class Landscape:
             if gone:
                 continue
             if like.is_complex():
-                filled[place] = torch.view_as_complex(piece.reshape(*like.shape, 2)).to(like.dtype)
+                filled[place] = torch.complex(*piece.reshape(*like.shape, 2).unbind(-1)).to(like.dtype)
             else:
                 filled[place] = piece.reshape(like.shape).to(like.dtype)
         return tree.unflatten(self._structure, filled)
@@ -86,7 +88,7 @@ class Landscape:
     def moved(self, x: Tensor, d: Tensor, t: float | Tensor) -> Tensor:
         """`x + t * d`, rounded as the parameters there are."""
         x = x + d * t if isinstance(t, Tensor) else torch.add(x, d, alpha=t)
-        if all(self._leaves[place].dtype.to_real() is self._dtype for place in self._places):
+        if all(_as_real(self._leaves[place]).dtype is self._dtype for place in self._places):
             return x
         leaves, _ = tree.flatten(self.params_at(x), none_is_leaf=True)
         return self._vector([leaves[place] for place in self._places])

@@ -159,7 +159,7 @@ def lbfgs(
                 "(params -> (grads, value)) to the update, as make_step does."
             )
         params = p.tree()
-        place = Landscape(params, g.tree(), extra["grad_and_value_fn"])
+        place = Landscape(params, g.tree(), extra["grad_and_value_fn"], state.d.dtype)
         if place.size == 0 or not g.leaves:
             return params, state, params
         is_plain = g.plain and p.plain and not watched
