@@ -74,7 +74,8 @@ def run(loss: Loss, start: Any, options: dict[str, Any], num_steps: int = 10) ->
     for _ in range(num_steps):
         first = reference.step(closure)
         state, metrics = step(state, None)
-        assert relative_difference(metrics["loss"], first.detach()) <= 1e-5
+        # Losses are sums of terms of size 1 that nearly cancel, in float32 too.
+        assert (metrics["loss"] - first.detach()).abs() <= 1e-5 * max(1.0, float(first))
         yield (
             state,
             ft.tree.unflatten(structure, [leaf.detach().clone() for leaf in theirs]),

@@ -163,7 +163,13 @@ IN_FLOAT64_ONLY = {"is_differentiable", "vmap_equals_loop"}
 
 @pytest.mark.parametrize("make", [ft.muon, ft.scale_by_muon])
 @pytest.mark.parametrize(
-    "law", [law for law in LAWS["optimizer"] if law.__name__ not in IN_FLOAT64_ONLY], ids=lambda law: law.__name__
+    "law",
+    [
+        pytest.param(law, marks=[pytest.mark.slow] if law is testing.traces_as_one_graph else [])
+        for law in LAWS["optimizer"]
+        if law.__name__ not in IN_FLOAT64_ONLY
+    ],
+    ids=lambda law: law.__name__,
 )
 def test_laws_hold_in_bfloat16(make: Any, law: Any) -> None:
     """As it is by default, too, Muon keeps every law but the two that tests/cases.py tries in each leaf's own dtype."""
