@@ -36,7 +36,7 @@ class AdafactorState(NamedTuple):
         >>> import functional_train as ft, torch
         >>> state = ft.adafactor().init({"w": torch.ones(3, 2), "b": torch.ones(2)})
         >>> ft.tree.map(lambda leaf: tuple(leaf.shape), state.variance)
-        {'b': (2,), 'w': ((3, 1), (1, 2))}
+        {'w': ((3, 1), (1, 2)), 'b': (2,)}
     """
 
     step: Tensor
@@ -89,7 +89,7 @@ def scale_by_factored_rms(
         >>> import functional_train as ft, torch
         >>> tx = ft.scale_by_factored_rms()
         >>> tx.update([torch.tensor([5.0, -0.1])], tx.init([torch.zeros(2)]), None)[0]
-        [tensor([ 1.0000, -1.0000])]
+        [tensor([ 1., -1.])]
     """
     numbers = _checked_numbers(beta2_decay, eps, d)
     least = check_whole("min_dim_size_to_factor", min_dim_size_to_factor, 0, "128 is usual.")

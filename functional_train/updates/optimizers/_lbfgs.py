@@ -115,8 +115,8 @@ def lbfgs(
         >>> step = ft.make_step(ft.grad_and_value(rosenbrock), optimizer)
         >>> start = torch.tensor([-1.2, 1.0], dtype=torch.float64)
         >>> state, _ = step(ft.init_state(start, optimizer), None)
-        >>> state.params.round(decimals=6)
-        tensor([1., 1.], dtype=torch.float64)
+        >>> state.params
+        tensor([1.0000, 1.0000], dtype=torch.float64)
     """
     if line_search_fn not in (None, "strong_wolfe"):
         raise HyperparameterError(f"line_search_fn must be None or 'strong_wolfe', got {line_search_fn!r}.")
@@ -207,8 +207,8 @@ def _iterate(place: Landscape, state: LBFGSState, value: Tensor, numbers: _Numbe
                 scale = curvature / y.dot(y)
         d = place.moving(_direction(g, pairs, scale))
         before, loss_before = place.remembered(g, before), loss
-        t = (min(1.0, 1.0 / float(g.abs().sum())) if num_done == 1 else 1.0) * lr
-        slope = float(g.dot(d))
+        t = min(1.0, 1.0 / g.abs().sum()) * lr if num_done == 1 else lr
+        slope = g.dot(d)
         if slope > -tolerance_change:
             break
         if numbers.searches:
@@ -218,10 +218,10 @@ def _iterate(place: Landscape, state: LBFGSState, value: Tensor, numbers: _Numbe
                 partial(_point, place, x, d), start, t, longest, tolerance_change, numbers.max_eval - looks
             )
             t, loss, g = point.t, point.loss, point.grad
-            x = place.moved(x, d, t)
+            x = place.moved(x, d, float(t))
             looks += looked
         else:
-            x = place.moved(x, d, t)
+            x = place.moved(x, d, float(t))
             if iteration < numbers.max_iter:
                 value, g = place.look(x)
                 loss, looks = float(value), looks + 1
@@ -235,7 +235,7 @@ def _iterate(place: Landscape, state: LBFGSState, value: Tensor, numbers: _Numbe
         torch.full_like(state.n_iter, num_done),
         state.func_evals + looks,
         d,
-        torch.full_like(state.t, t),
+        torch.full_like(state.t, float(t)),
         ys,
         ss,
         ros,
@@ -245,9 +245,9 @@ def _iterate(place: Landscape, state: LBFGSState, value: Tensor, numbers: _Numbe
     )
 
 
-def _point(place: Landscape, x: Tensor, d: Tensor, t: float) -> Point:
-    value, g = place.look(place.moved(x, d, t))
-    return Point(t, float(value), g, float(g.dot(d)))
+def _point(place: Landscape, x: Tensor, d: Tensor, t: Any) -> Point:
+    value, g = place.look(place.moved(x, d, float(t)))
+    return Point(t, float(value), g, g.dot(d))
 
 
 def _direction(g: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], scale: Tensor) -> Tensor:

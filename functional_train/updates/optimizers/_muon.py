@@ -55,7 +55,7 @@ class MatricesState(NamedTuple):
     Example:
         >>> import functional_train as ft, torch
         >>> ft.muon().init({"w": torch.ones(1, 2), "b": torch.ones(1)}).matrices[0].momentum_buffer
-        {'b': (), 'w': tensor([[0., 0.]])}
+        {'w': tensor([[0., 0.]]), 'b': ()}
     """
 
     matrices: Tree

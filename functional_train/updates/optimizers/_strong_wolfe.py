@@ -1,25 +1,29 @@
-"""A line search for the strong Wolfe conditions, by cubic interpolation, on the host."""
+"""A line search for the strong Wolfe conditions, by cubic interpolation, that reads numbers as it goes."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 ARMIJO, CURVATURE = 1e-4, 0.9
 
 
+Number = Any
+"""A float, or a 0-d tensor in the dtype of the gradient: what is computed from slopes rounds as they do."""
+
+
 class Point(NamedTuple):
     """A point on the line: how far, the loss there, its gradient, and the slope along the line."""
 
-    t: float
+    t: Number
     loss: float
     grad: Tensor
-    slope: float
+    slope: Number
 
 
 def strong_wolfe(
-    at: Callable[[float], Point], start: Point, t: float, longest: float, tolerance_change: float, most: int
+    at: Callable[[Number], Point], start: Point, t: Number, longest: float, tolerance_change: float, most: int
 ) -> tuple[Point, int]:
     """Find a point that is low enough, and flat enough, beginning with `t`; and count the points looked at.
 
@@ -47,7 +51,7 @@ def strong_wolfe(
     return ends[low], looks + 1
 
 
-def _bracket(at: Callable[[float], Point], start: Point, t: float, most: int) -> tuple[list[Point], bool, int]:
+def _bracket(at: Callable[[Number], Point], start: Point, t: Number, most: int) -> tuple[list[Point], bool, int]:
     """Two points around one that meets the conditions, or that point, and whether it is that."""
     before, new = start, at(t)
     for looks in range(most):
@@ -63,18 +67,18 @@ def _bracket(at: Callable[[float], Point], start: Point, t: float, most: int) ->
 
 
 def _is_high(point: Point, start: Point) -> bool:
-    return point.loss > start.loss + ARMIJO * point.t * start.slope
+    return bool(point.loss > start.loss + ARMIJO * point.t * start.slope)
 
 
 def _is_flat(point: Point, start: Point) -> bool:
-    return abs(point.slope) <= -CURVATURE * start.slope
+    return bool(abs(point.slope) <= -CURVATURE * start.slope)
 
 
 def _lower(ends: list[Point]) -> int:
     return 0 if ends[0].loss <= ends[1].loss else 1
 
 
-def _inside(ends: list[Point], is_stuck: bool) -> tuple[float, bool]:
+def _inside(ends: list[Point], is_stuck: bool) -> tuple[Number, bool]:
     """Where to look next between two points: not twice near one of them."""
     least, most = sorted((ends[0].t, ends[1].t))
     t = _cubic_minimum(ends[0], ends[1], (least, most))
@@ -86,19 +90,19 @@ def _inside(ends: list[Point], is_stuck: bool) -> tuple[float, bool]:
     return (most - margin if abs(t - most) < abs(t - least) else least + margin), False
 
 
-def _cubic_minimum(first: Point, second: Point, bounds: tuple[float, float]) -> float:
+def _cubic_minimum(first: Point, second: Point, bounds: tuple[Number, Number]) -> Number:
     """The minimum of the cubic with the losses and slopes of two points, moved into bounds."""
     left, right = (first, second) if first.t <= second.t else (second, first)
     mean = first.slope + second.slope - 3 * _ratio(first.loss - second.loss, first.t - second.t)
     discriminant = mean * mean - first.slope * second.slope
     if not discriminant >= 0:
         return (bounds[0] + bounds[1]) / 2
-    root = math.sqrt(discriminant)
+    root = discriminant**0.5
     t = right.t - (right.t - left.t) * _ratio(right.slope + root - mean, right.slope - left.slope + 2 * root)
     return min(max(t, bounds[0]), bounds[1])
 
 
-def _ratio(numerator: float, denominator: float) -> float:
-    if denominator != 0:
+def _ratio(numerator: Number, denominator: Number) -> Number:
+    if isinstance(denominator, Tensor) or denominator != 0:
         return numerator / denominator
     return math.nan if numerator == 0 or math.isnan(numerator) else math.copysign(math.inf, numerator)
