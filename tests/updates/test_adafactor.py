@@ -190,6 +190,21 @@ def test_every_leaf_has_its_own_epsilon() -> None:
     assert_close(alone, torch.ones(2, dtype=torch.float64), 1e-14)
 
 
+def test_numbers_can_be_differentiated() -> None:
+    """Derivatives in every number are those of finite differences."""
+    params = {"w": normal(0, (3, 2)), "b": normal(1, (2,))}
+
+    def updates_of(lr: Tensor, beta2_decay: Tensor, eps: Tensor, size: Tensor, d: Tensor, decay: Tensor) -> Any:
+        optimizer = ft.adafactor(lr, beta2_decay, (eps, size), d, decay, beta1=decay)
+        current, state = params, optimizer.init(params)
+        for step in range(2):
+            current, state = ft.make_update(optimizer)(like(5 + step, params), state, current)
+        return tuple(current.values())
+
+    numbers = [torch.tensor(one, dtype=torch.float64, requires_grad=True) for one in (0.3, -0.5, 0.8, 2.0, 1.0, 0.2)]
+    assert torch.autograd.gradcheck(updates_of, numbers)
+
+
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"lr": -1.0}, r"lr must be .* >= 0, got -1\.0.*maximize=True"),
     ({"eps": 1e-3}, "eps must be a pair, got 0.001"),

@@ -20,6 +20,7 @@ from functional_train.updates.transformation import GradientTransformation, chec
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.tree import Flat
+from functional_train.values.tree._flat import is_plain
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
@@ -98,8 +99,9 @@ def scale_by_factored_rms(
         del p, extra
         check_state(state, AdafactorState)
         step = g.counted(state.step)
-        direction, variance = _preconditioned(g, state, _from_one(step), numbers)
-        return direction, AdafactorState(step, variance.tree(absent=state.variance), state.exp_avg)
+        direction, factor, variance = _preconditioned(g, state, _from_one(step), numbers)
+        updates = _narrowed(tree.scale(factor, direction.spend()), g)
+        return updates, AdafactorState(step, variance.tree(absent=state.variance), state.exp_avg)
 
     return GradientTransformation(partial(_init, least=least, momentum=False), columnwise(update))
 
@@ -133,26 +135,42 @@ def _from_one(step: Tensor) -> Tensor:
     return step.clamp(min=1).double()
 
 
-def _preconditioned(g: Flat, state: AdafactorState, t: Tensor, numbers: _Numbers) -> tuple[Flat, Flat]:
+def _preconditioned(g: Flat, state: AdafactorState, t: Tensor, numbers: _Numbers) -> tuple[Flat, Flat, Flat]:
+    """Directions in float32 at least, the factors that limit them, and the new variances."""
     weight = g.spread(t**numbers.beta2_decay)
-    return g.map(partial(_of_leaf, numbers), g.subtrees(state.variance), weight, outputs=2)
+    rule = partial(_of_leaf, numbers)
+    direction, factor, variance = g.map(rule, g.subtrees(state.variance), weight, outputs=3)
+    # They were made here and nobody else has them, but a number may be watched.
+    plain = direction.plain and is_plain((direction.leaves, factor.leaves))
+    return (
+        Flat(direction.leaves, g.frame, plain, fresh=plain),
+        Flat(factor.leaves, g.frame, plain),
+        variance,
+    )
 
 
-def _of_leaf(numbers: _Numbers, leaf: Tensor, variance: Any, weight: Tensor) -> tuple[Tensor, Any]:
+def _of_leaf(numbers: _Numbers, leaf: Tensor, variance: Any, weight: Tensor) -> tuple[Tensor, Tensor, Any]:
     g = leaf.to(weight.dtype)
     eps: Any = torch.finfo(leaf.dtype).eps if numbers.eps is None else _like(numbers.eps, weight)
     if isinstance(variance, tuple):
         row = torch.lerp(variance[0].to(g.dtype), _mean_square(g, -1), weight)
         col = torch.lerp(variance[1].to(g.dtype), _mean_square(g, -2), weight)
-        v = row @ col / (row.sum(-2, keepdim=True) / max(row.shape[-2], 1)).clamp(min=eps)
+        # The mean divides the rows before the product, which is as large as the leaf.
+        v = (row / (row.sum(-2, keepdim=True) / max(row.shape[-2], 1)).clamp(min=eps)) @ col
         kept: Any = (row.to(leaf.dtype), col.to(leaf.dtype))
     else:
         v = torch.lerp(variance.to(g.dtype), g * g, weight)
         kept = v.to(leaf.dtype)
     direction = v.clamp(min=eps * eps).rsqrt() * g
-    if numbers.d is not None:
-        direction = direction / (_rms(direction) / _like(numbers.d, weight)).clamp(min=1.0)
-    return direction.to(leaf.dtype), kept
+    if numbers.d is None:
+        return direction, torch.ones_like(weight), kept
+    return direction, 1 / (_rms(direction) / _like(numbers.d, weight)).clamp(min=1.0), kept
+
+
+def _narrowed(updates: Flat, g: Flat) -> Flat:
+    if all(x.dtype is y.dtype for x, y in zip(updates.leaves, g.leaves, strict=True)):
+        return updates
+    return updates.map(lambda update, leaf: update.to(leaf.dtype), g)
 
 
 def _like(number: Number, other: Tensor) -> Number:
@@ -237,18 +255,19 @@ def adafactor(
         g = tree.scale(-1, g.spend()) if maximize else g
         step = g.counted(state.step)
         t = _from_one(step)
-        direction, variance = _preconditioned(g, state, t, numbers)
+        direction, factor, variance = _preconditioned(g, state, t, numbers)
         size = g.spread(_bounded(t**-0.5, rate) if relative_step else torch.zeros_like(t) + rate)
         if scale_parameter:
             size = size.map(lambda rho, leaf: rho * _size_of(leaf, rho.dtype, smallest), p)
-        updates = tree.scale(tree.scale(-1, size), direction)
+        factor = tree.mul(tree.scale(-1, size), factor)
+        updates = _narrowed(tree.scale(factor, direction.spend()), g)
         exp_avg = state.exp_avg
         if not is_zero(memory):
             (mean,) = g.beside(exp_avg)
             updates = tree.lerp(mean, updates, 1 - memory)
             exp_avg = updates.tree(absent=exp_avg)
         if not is_zero(decay):
-            updates = tree.add(updates, p, alpha=-rate * decay)
+            updates = tree.add(updates.spend(), p, alpha=-rate * decay)
         return updates, AdafactorState(step, variance.tree(absent=state.variance), exp_avg)
 
     init = partial(_init, least=least, momentum=not is_zero(memory))
