@@ -20,15 +20,19 @@ from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity, named_chain
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adadelta import AdadeltaState, adadelta, scale_by_adadelta
+from functional_train.updates.optimizers._adafactor import AdafactorState, adafactor, scale_by_factored_rms
 from functional_train.updates.optimizers._adagrad import AdagradState, adagrad, scale_by_adagrad
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._adamax import AdamaxState, adamax, scale_by_adamax
 from functional_train.updates.optimizers._asgd import ASGDState, asgd, scale_by_asgd
+from functional_train.updates.optimizers._lbfgs import LBFGSState, lbfgs
+from functional_train.updates.optimizers._muon import MatricesState, MuonState, muon, scale_by_muon
 from functional_train.updates.optimizers._nadam import NAdamState, nadam, scale_by_nadam
 from functional_train.updates.optimizers._radam import RAdamState, radam, scale_by_radam
 from functional_train.updates.optimizers._rmsprop import RMSpropState, rmsprop, scale_by_rmsprop
 from functional_train.updates.optimizers._rprop import RpropState, rprop, scale_by_rprop
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
 from functional_train.updates.torch_classes.wrap import TorchClassState, wrap_torch_optimizer
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
@@ -61,6 +65,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ASGDState",
     "AdadeltaState",
+    "AdafactorState",
     "AdagradState",
     "AdamState",
     "AdamaxState",
@@ -77,9 +82,12 @@ __all__ = [
     "HyperparameterError",
     "ImmutableError",
     "InjectedState",
+    "LBFGSState",
     "LossError",
     "LossFn",
+    "MatricesState",
     "MomentumState",
+    "MuonState",
     "NAdamState",
     "NonFiniteError",
     "OwnershipError",
@@ -99,6 +107,7 @@ __all__ = [
     "TrainState",
     "UpdateFn",
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adamax",
@@ -120,6 +129,7 @@ __all__ = [
     "init_state",
     "inject_hyperparams",
     "iterate",
+    "lbfgs",
     "lora_init",
     "lora_merge",
     "make_step",
@@ -127,6 +137,7 @@ __all__ = [
     "masked",
     "merge",
     "mixed_precision",
+    "muon",
     "nadam",
     "named_chain",
     "negate",
@@ -144,14 +155,18 @@ __all__ = [
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_asgd",
+    "scale_by_factored_rms",
     "scale_by_lr",
+    "scale_by_muon",
     "scale_by_nadam",
     "scale_by_radam",
     "scale_by_rmsprop",
     "scale_by_rprop",
+    "scale_by_sparse_adam",
     "scan",
     "schedules",
     "sgd",
+    "sparse_adam",
     "stateless",
     "static_field",
     "struct",

@@ -57,12 +57,15 @@ HYPERPARAMETERS: dict[str, Settings] = {}
 SCHEDULE_ARGUMENTS: dict[str, tuple[Any, ...]] = {}
 # A law that a case need not keep, and why. An exemption that is no longer needed fails.
 EXEMPT: dict[tuple[str, str], str] = {}
+# Factories that are put before the laws in place of those of the same name.
+STAND_INS: dict[str, Factory] = {}
 for found in pkgutil.iter_modules(references.__path__):
     tables = vars(importlib.import_module(f"{references.__name__}.{found.name}"))
     REFERENCES |= tables.get("REFERENCES", {})
     HYPERPARAMETERS |= tables.get("HYPERPARAMETERS", {})
     SCHEDULE_ARGUMENTS |= tables.get("SCHEDULE_ARGUMENTS", {})
     EXEMPT |= tables.get("EXEMPT", {})
+    STAND_INS |= tables.get("STAND_INS", {})
 
 
 def with_laws(kind: str, cases: Iterable[str]) -> list[Any]:

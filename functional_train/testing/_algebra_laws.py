@@ -86,11 +86,19 @@ def descends(transformation: GradientTransformation, params: Tree, grads: Tree) 
     if not tree.num_elements(position):
         return
     state, update_fn = transformation.init(position), make_update(transformation)
-    distance = _half_square(position, target)
+    start = distance = _half_square(position, target)
+
+    def grad_and_value_fn(params: Tree) -> tuple[Tree, Tensor]:
+        return tree.sub(params, target), _half_square(params, target)
+
     for number in range(_NUM_DESCENTS):
         slope = tree.sub(position, target)
-        position, state = update_fn(slope, state, position, **{**extras(slope), "value": distance})
+        position, state = update_fn(
+            slope, state, position, **{**extras(slope), "value": distance, "grad_and_value_fn": grad_and_value_fn}
+        )
         before, distance = distance, _half_square(position, target)
+        if distance <= 1e-28 * start:
+            return
         if not distance < before:
             raise AssertionError(f"update {number} led from a loss of {before.item()!r} to {distance.item()!r}")
 

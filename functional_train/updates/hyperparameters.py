@@ -159,3 +159,32 @@ def _checked(name: str, value: Any, accept: Callable[[float], bool], rule: str, 
 def is_zero(value: Hyperparameter) -> bool:
     """Whether a hyperparameter is the number zero, so that its term can be left out; a tensor never is."""
     return not isinstance(value, Tensor) and value == 0
+
+
+def check_positive(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse a number that is not above 0, or infinite; a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: 0.0 < number < float("inf"), "must be a finite number > 0", hint)
+
+
+def check_non_positive(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse a positive, infinite or nan number; a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: float("-inf") < number <= 0.0, "must be a finite number <= 0", hint)
+
+
+def check_at_least(name: str, value: Hyperparameter, least: float, hint: str = "") -> Number:
+    """Refuse a number below the least, infinite or nan; a tensor's value is never looked at."""
+    return _checked(
+        name, value, lambda number: least <= number < float("inf"), f"must be a finite number >= {least:g}", hint
+    )
+
+
+def check_whole(name: str, value: int, least: int, hint: str = "") -> int:
+    """Refuse what is not an int, or below the least."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}. {hint}".rstrip())
+    return value
+
+
+def check_finite(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse an infinite or nan number; a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: abs(number) < float("inf"), "must be a finite number", hint)
