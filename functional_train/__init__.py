@@ -19,12 +19,23 @@ from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._schedule_free import (
+    SecondMomentState,
+    schedule_free_adamw,
+    schedule_free_radam,
+    schedule_free_sgd,
+)
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_eval_params,
+)
 from functional_train.values import random, tree
 from functional_train.values.errors import (
     BatchesError,
@@ -67,7 +78,9 @@ __all__ = [
     "PathError",
     "PurityError",
     "Schedule",
+    "ScheduleFreeState",
     "ScheduledState",
+    "SecondMomentState",
     "StepFn",
     "StructureError",
     "TrainState",
@@ -99,6 +112,11 @@ __all__ = [
     "scale_by_adam",
     "scale_by_lr",
     "scan",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_radam",
+    "schedule_free_sgd",
     "schedules",
     "sgd",
     "stateless",

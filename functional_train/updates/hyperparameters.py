@@ -49,15 +49,17 @@ def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, Gra
     When one is, the transformation counts its updates and is built anew at each, from the schedules' values there.
     """
     signature = inspect.signature(factory)
+    # What a wrapper wraps is a tuple of functions, none of which is a schedule.
+    wrapped = {name for name, each in signature.parameters.items() if each.annotation is GradientTransformation}
 
     @functools.wraps(factory)
     def with_schedules(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
         given = signature.bind(*args, **kwargs).arguments
-        if not any(_has_schedule(value) for value in given.values()):
+        if not any(_has_schedule(value) for name, value in given.items() if name not in wrapped):
             return factory(*args, **kwargs)
 
         def at(step: Tensor) -> GradientTransformation:
-            values = {name: _evaluated(value, step) for name, value in given.items()}
+            values = {name: value if name in wrapped else _evaluated(value, step) for name, value in given.items()}
             return factory(**values)  # pyright: ignore[reportCallIssue]
 
         def init(params: Tree) -> ScheduledState:
@@ -109,6 +111,16 @@ def check_non_negative(name: str, value: Hyperparameter, hint: str = "") -> Numb
 def check_fraction(name: str, value: Hyperparameter, hint: str = "") -> Number:
     """Refuse a number outside [0, 1); a tensor's value is never looked at."""
     return _checked(name, value, lambda number: 0.0 <= number < 1.0, "must be in [0, 1)", hint)
+
+
+def check_positive(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse a number that is not above zero, or nan; infinity is allowed, and a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: number > 0.0, "must be a number > 0", hint)
+
+
+def check_interior(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse a number outside (0, 1); a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: 0.0 < number < 1.0, "must be in (0, 1)", hint)
 
 
 def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, Number]:
