@@ -19,6 +19,8 @@ from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._dadapt import DAdaptAdamState, DAdaptSGDState, dadapt_adam, dadapt_sgd
+from functional_train.updates.optimizers._prodigy import ProdigyState, prodigy
 from functional_train.updates.optimizers._schedule_free import (
     SecondMomentState,
     schedule_free_adamw,
@@ -59,6 +61,8 @@ __all__ = [
     "AdamState",
     "Aux",
     "BatchesError",
+    "DAdaptAdamState",
+    "DAdaptSGDState",
     "Effects",
     "EmptyState",
     "Functional",
@@ -76,6 +80,7 @@ __all__ = [
     "OwnershipError",
     "Params",
     "PathError",
+    "ProdigyState",
     "PurityError",
     "Schedule",
     "ScheduleFreeState",
@@ -92,6 +97,8 @@ __all__ = [
     "apply_updates",
     "chain",
     "clip_by_global_norm",
+    "dadapt_adam",
+    "dadapt_sgd",
     "early_stopping",
     "fit",
     "fold",
@@ -107,6 +114,7 @@ __all__ = [
     "mixed_precision",
     "negate",
     "plot",
+    "prodigy",
     "random",
     "record_effects",
     "scale_by_adam",
