@@ -6,6 +6,7 @@ is a pure function, and training is a fold of it.
 
 from functional_train import plot
 from functional_train.gradients.reverse import grad, grad_and_value
+from functional_train.gradients.sharpness import asam, sam
 from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
 from functional_train.purity.effects import Effects, record_effects
@@ -95,6 +96,7 @@ __all__ = [
     "add_decayed_weights",
     "add_momentum",
     "apply_updates",
+    "asam",
     "chain",
     "clip_by_global_norm",
     "dadapt_adam",
@@ -117,6 +119,7 @@ __all__ = [
     "prodigy",
     "random",
     "record_effects",
+    "sam",
     "scale_by_adam",
     "scale_by_lr",
     "scan",
