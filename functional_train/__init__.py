@@ -32,6 +32,8 @@ from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._kahan import KahanState, kahan
+from functional_train.updates.transforms._master_weights import MasterWeightsState, master_weights
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.updates.transforms._schedule_free import (
@@ -39,6 +41,7 @@ from functional_train.updates.transforms._schedule_free import (
     schedule_free,
     schedule_free_eval_params,
 )
+from functional_train.updates.transforms._stochastic_rounding import stochastic_rounding
 from functional_train.values import random, tree
 from functional_train.values.errors import (
     BatchesError,
@@ -74,8 +77,10 @@ __all__ = [
     "Hyperparameter",
     "HyperparameterError",
     "ImmutableError",
+    "KahanState",
     "LossError",
     "LossFn",
+    "MasterWeightsState",
     "MomentumState",
     "NonFiniteError",
     "OwnershipError",
@@ -110,8 +115,10 @@ __all__ = [
     "identity",
     "init_state",
     "iterate",
+    "kahan",
     "make_step",
     "make_update",
+    "master_weights",
     "merge",
     "mixed_precision",
     "negate",
@@ -132,6 +139,7 @@ __all__ = [
     "sgd",
     "stateless",
     "static_field",
+    "stochastic_rounding",
     "struct",
     "tree",
 ]
