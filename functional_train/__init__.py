@@ -13,6 +13,7 @@ from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
 from functional_train.steps.loop import fold, iterate, scan
+from functional_train.steps.scaled import ScaledState, init_scaled_state, make_scaled_step
 from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
 from functional_train.updates import schedules
@@ -88,6 +89,7 @@ __all__ = [
     "PathError",
     "ProdigyState",
     "PurityError",
+    "ScaledState",
     "Schedule",
     "ScheduleFreeState",
     "ScheduledState",
@@ -113,9 +115,11 @@ __all__ = [
     "grad",
     "grad_and_value",
     "identity",
+    "init_scaled_state",
     "init_state",
     "iterate",
     "kahan",
+    "make_scaled_step",
     "make_step",
     "make_update",
     "master_weights",
