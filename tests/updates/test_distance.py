@@ -38,6 +38,30 @@ def test_figures_of_pytorch_optimizer(name: str, kind: load.Problem) -> None:
             assert_close(current, expected[step], 1e-10)
 
 
+# Optax corrects always.
+OPTAX = {
+    "prodigy": ft.prodigy(use_bias_correction=True),
+    "prodigy_options": ft.prodigy(
+        0.5, (0.8, 0.95), 0.9, 1e-6, 0.1, use_bias_correction=True, safeguard_warmup=True, d0=1e-3, d_coef=2.0
+    ),
+    "dadapt_adamw": ft.dadapt_adam(decouple=True, use_bias_correction=True),
+    "dadapt_adamw_options": ft.dadapt_adam(
+        0.5, (0.8, 0.95), 1e-6, 0.1, decouple=True, use_bias_correction=True, d0=1e-3
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["given", "quadratic"])
+@pytest.mark.parametrize("name", OPTAX)
+def test_figures_of_optax(name: str, kind: load.Problem) -> None:
+    expected, optimizer, current = load.figures("optax", name, kind), OPTAX[name], problem.start()
+    state = optimizer.init(current)
+    for step in range(1, problem.NUM_STEPS + 1):
+        current, state = ft.make_update(optimizer)(problem.GRADIENTS[kind](step, current), state, current)
+        if step in problem.STEPS:
+            assert_close(current, expected[step], 1e-10)
+
+
 def test_there_are_figures_of_every_class() -> None:
     assert {load.case("pytorch_optimizer", name).function for name, _ in CASES} == set(FACTORIES)
 

@@ -51,6 +51,28 @@ def test_both_points_are_those_of_schedulefree(name: str, kind: load.Problem) ->
             assert_close(evaluated, expected[1][step], 1e-10)
 
 
+# Not Optax's `_options`: its warm-up gives the base the rate of the step before, so that the first is 0, where both the
+# paper's Algorithm 1 (gamma_t = gamma min(1, t / T_warmup), t from 1) and schedulefree begin with the first rate above 0.
+OTHERS = {
+    ("optax", "schedule_free_sgd"): ft.schedule_free_sgd(0.1),
+    ("optax", "schedule_free_adamw"): ft.schedule_free_adamw(0.05),
+    ("pytorch_optimizer", "schedule_free_adamw"): ft.schedule_free_adamw(0.05),
+    ("pytorch_optimizer", "schedule_free_adamw_options"): ft.schedule_free_adamw(0.05, (0.8, 0.95), 1e-4, 0.1, 8, 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", ["given", "quadratic"])
+@pytest.mark.parametrize(("library", "name"), OTHERS)
+def test_figures_of_other_libraries(library: str, name: str, kind: load.Problem) -> None:
+    expected = load.figures(library, name, kind)
+    optimizer, current = OTHERS[library, name], problem.start()
+    state = optimizer.init(current)
+    for step in range(1, problem.NUM_STEPS + 1):
+        current, state = ft.make_update(optimizer)(problem.GRADIENTS[kind](step, current), state, current)
+        if step in problem.STEPS:
+            assert_close(current, expected[step], 1e-10)
+
+
 def test_there_are_figures_of_every_class() -> None:
     assert {load.case("schedulefree", name).function for name, _ in CASES} == set(FACTORIES)
 
