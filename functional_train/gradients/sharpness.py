@@ -72,7 +72,7 @@ def asam(grad_fn: GradFn, rho: Number = 0.5, eta: Number = 0.01, *, eps: Number 
         HyperparameterError: a number is outside its range.
         StructureError: as `sam`.
 
-    Source: Kwon et al. 2021, arXiv:2102.11600, equation 9 and Algorithm 1, with the elementwise operator of section 3.
+    Source: Kwon et al. 2021, arXiv:2102.11600, Algorithm 1, with the elementwise operator.
 
     Example:
         >>> import functional_train as ft, torch

@@ -51,8 +51,8 @@ def test_both_points_are_those_of_schedulefree(name: str, kind: load.Problem) ->
             assert_close(evaluated, expected[1][step], 1e-10)
 
 
-# Not Optax's `_options`: its warm-up gives the base the rate of the step before, so that the first is 0, where both the
-# paper's Algorithm 1 (gamma_t = gamma min(1, t / T_warmup), t from 1) and schedulefree begin with the first rate above 0.
+# Not Optax's `_options`: its warm-up gives the base the rate of the step before, so that the first is 0, where
+# schedulefree, the authors' own, begins with lr / warmup_steps.
 OTHERS = {
     ("optax", "schedule_free_sgd"): ft.schedule_free_sgd(0.1),
     ("optax", "schedule_free_adamw"): ft.schedule_free_adamw(0.05),

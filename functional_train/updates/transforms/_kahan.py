@@ -52,8 +52,7 @@ def kahan(inner: GradientTransformation) -> GradientTransformation:
     Raises:
         StructureError: inner is not a transformation.
 
-    Source: Kahan 1965, "Further remarks on reducing truncation errors"; Zamirai et al. 2020, arXiv:2010.06192,
-        Algorithm 1.
+    Source: Kahan 1965, "Further remarks on reducing truncation errors"; Zamirai et al. 2020, arXiv:2010.06192.
 
     Differs: from the papers, the compensation is what the sum in 16 bits really reached, however large the update is.
 

@@ -140,7 +140,7 @@ def schedule_free_eval_params(opt_state: Tree, params: Tree) -> Tree:
     Raises:
         StructureError: there is no `ScheduleFreeState` in `opt_state`, or more than one.
 
-    Source: Defazio et al. 2024, arXiv:2405.15682, equation 5, solved for y.
+    Source: Defazio et al. 2024, arXiv:2405.15682, equation 3, solved for x.
 
     Example:
         >>> import functional_train as ft, torch

@@ -38,8 +38,7 @@ def stochastic_rounding(inner: GradientTransformation) -> GradientTransformation
     Raises:
         StructureError: inner is not a transformation, or at the update: there is no key to draw from.
 
-    Source: Gupta et al. 2015, arXiv:1502.02551, section 3.1; for updates: Zamirai et al. 2020, arXiv:2010.06192,
-        section 4.
+    Source: Gupta et al. 2015, arXiv:1502.02551, section 3.1; for updates: Zamirai et al. 2020, arXiv:2010.06192.
 
     Example:
         >>> import functional_train as ft, torch
