@@ -6,6 +6,7 @@ is a pure function, and training is a fold of it.
 
 from functional_train import plot
 from functional_train.gradients.reverse import grad, grad_and_value
+from functional_train.gradients.sharpness import asam, sam
 from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
 from functional_train.models.lora import lora_init, lora_merge
@@ -13,6 +14,7 @@ from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
 from functional_train.steps.loop import fold, iterate, scan
+from functional_train.steps.scaled import ScaledState, init_scaled_state, make_scaled_step
 from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
 from functional_train.updates import schedules
@@ -25,12 +27,20 @@ from functional_train.updates.optimizers._adagrad import AdagradState, adagrad, 
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._adamax import AdamaxState, adamax, scale_by_adamax
 from functional_train.updates.optimizers._asgd import ASGDState, asgd, scale_by_asgd
+from functional_train.updates.optimizers._dadapt import DAdaptAdamState, DAdaptSGDState, dadapt_adam, dadapt_sgd
 from functional_train.updates.optimizers._lbfgs import LBFGSState, lbfgs
 from functional_train.updates.optimizers._muon import MatricesState, MuonState, muon, scale_by_muon
 from functional_train.updates.optimizers._nadam import NAdamState, nadam, scale_by_nadam
+from functional_train.updates.optimizers._prodigy import ProdigyState, prodigy
 from functional_train.updates.optimizers._radam import RAdamState, radam, scale_by_radam
 from functional_train.updates.optimizers._rmsprop import RMSpropState, rmsprop, scale_by_rmsprop
 from functional_train.updates.optimizers._rprop import RpropState, rprop, scale_by_rprop
+from functional_train.updates.optimizers._schedule_free import (
+    SecondMomentState,
+    schedule_free_adamw,
+    schedule_free_radam,
+    schedule_free_sgd,
+)
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
 from functional_train.updates.torch_classes.wrap import TorchClassState, wrap_torch_optimizer
@@ -38,11 +48,19 @@ from functional_train.updates.transformation import EmptyState, GradientTransfor
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._inject import InjectedState, inject_hyperparams
+from functional_train.updates.transforms._kahan import KahanState, kahan
+from functional_train.updates.transforms._master_weights import MasterWeightsState, master_weights
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._param_groups import param_groups
 from functional_train.updates.transforms._partition import PartitionState, freeze, masked, partition
 from functional_train.updates.transforms._plateau import PlateauState, reduce_on_plateau
 from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_eval_params,
+)
+from functional_train.updates.transforms._stochastic_rounding import stochastic_rounding
 from functional_train.values import random, tree
 from functional_train.values.errors import (
     BatchesError,
@@ -71,6 +89,8 @@ __all__ = [
     "AdamaxState",
     "Aux",
     "BatchesError",
+    "DAdaptAdamState",
+    "DAdaptSGDState",
     "Effects",
     "EmptyState",
     "Functional",
@@ -82,9 +102,11 @@ __all__ = [
     "HyperparameterError",
     "ImmutableError",
     "InjectedState",
+    "KahanState",
     "LBFGSState",
     "LossError",
     "LossFn",
+    "MasterWeightsState",
     "MatricesState",
     "MomentumState",
     "MuonState",
@@ -95,12 +117,16 @@ __all__ = [
     "PartitionState",
     "PathError",
     "PlateauState",
+    "ProdigyState",
     "PurityError",
     "RAdamState",
     "RMSpropState",
     "RpropState",
+    "ScaledState",
     "Schedule",
+    "ScheduleFreeState",
     "ScheduledState",
+    "SecondMomentState",
     "StepFn",
     "StructureError",
     "TorchClassState",
@@ -115,9 +141,12 @@ __all__ = [
     "add_decayed_weights",
     "add_momentum",
     "apply_updates",
+    "asam",
     "asgd",
     "chain",
     "clip_by_global_norm",
+    "dadapt_adam",
+    "dadapt_sgd",
     "early_stopping",
     "fit",
     "fold",
@@ -126,15 +155,19 @@ __all__ = [
     "grad",
     "grad_and_value",
     "identity",
+    "init_scaled_state",
     "init_state",
     "inject_hyperparams",
     "iterate",
+    "kahan",
     "lbfgs",
     "lora_init",
     "lora_merge",
+    "make_scaled_step",
     "make_step",
     "make_update",
     "masked",
+    "master_weights",
     "merge",
     "mixed_precision",
     "muon",
@@ -144,12 +177,14 @@ __all__ = [
     "param_groups",
     "partition",
     "plot",
+    "prodigy",
     "radam",
     "random",
     "record_effects",
     "reduce_on_plateau",
     "rmsprop",
     "rprop",
+    "sam",
     "scale_by_adadelta",
     "scale_by_adagrad",
     "scale_by_adam",
@@ -164,11 +199,17 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_sparse_adam",
     "scan",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_radam",
+    "schedule_free_sgd",
     "schedules",
     "sgd",
     "sparse_adam",
     "stateless",
     "static_field",
+    "stochastic_rounding",
     "struct",
     "tree",
     "wrap_torch_optimizer",

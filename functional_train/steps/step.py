@@ -62,12 +62,12 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
         if state.buffers is not None:
             owned["buffers"] = state.buffers
 
-        grads, value = _checked(grad_fn(state.params, batch, **owned))
-        loss, metrics, buffers = _parts(value, state.buffers)
+        grads, value = checked_gradients(grad_fn(state.params, batch, **owned))
+        loss, metrics, buffers = parts_of_value(value, state.buffers)
 
         def grad_and_value_fn(params: Tree) -> tuple[Tree, Tensor]:
             again, value = grad_fn(params, batch, **owned)
-            return again, _parts(value, state.buffers)[0]
+            return again, parts_of_value(value, state.buffers)[0]
 
         params, opt_state = update_fn(
             grads, state.opt_state, state.params, value=loss, grad_and_value_fn=grad_and_value_fn, **extra
@@ -78,7 +78,8 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
     return step
 
 
-def _checked(returned: Any) -> tuple[Tree, Any]:
+def checked_gradients(returned: Any) -> tuple[Tree, Any]:
+    """What a gradient function returned, if it is a pair."""
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise StructureError(
             f"make_step needs a grad_fn that returns (grads, loss), this one returned a {type(returned).__name__}. "
@@ -87,7 +88,7 @@ def _checked(returned: Any) -> tuple[Tree, Any]:
     return returned
 
 
-def _parts(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str, Any], Params | None]:
+def parts_of_value(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str, Any], Params | None]:
     """The loss, all metrics, and the buffers that the next state owns."""
     loss, aux = value if isinstance(value, tuple) else (value, None)
     if not isinstance(loss, Tensor):

@@ -49,15 +49,17 @@ def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, Gra
     When one is, the transformation counts its updates and is built anew at each, from the schedules' values there.
     """
     signature = inspect.signature(factory)
+    # What a wrapper wraps is a tuple of functions, none of which is a schedule.
+    wrapped = {name for name, each in signature.parameters.items() if each.annotation is GradientTransformation}
 
     @functools.wraps(factory)
     def with_schedules(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
         given = signature.bind(*args, **kwargs).arguments
-        if not any(_has_schedule(value) for value in given.values()):
+        if not any(_has_schedule(value) for name, value in given.items() if name not in wrapped):
             return factory(*args, **kwargs)
 
         def at(step: Tensor) -> GradientTransformation:
-            values = {name: _evaluated(value, step) for name, value in given.items()}
+            values = {name: value if name in wrapped else _evaluated(value, step) for name, value in given.items()}
             return factory(**values)  # pyright: ignore[reportCallIssue]
 
         def init(params: Tree) -> ScheduledState:
@@ -122,6 +124,11 @@ def check_above(name: str, value: Hyperparameter, bound: float, hint: str = "") 
     return _checked(name, value, lambda number: bound < number < float("inf"), rule, hint)
 
 
+def check_interior(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse a number outside (0, 1); a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: 0.0 < number < 1.0, "must be in (0, 1)", hint)
+
+
 def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, Number]:
     """Refuse betas that are not a pair, or a beta outside [0, 1)."""
     if not isinstance(betas, tuple | list) or len(betas) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -161,9 +168,11 @@ def is_zero(value: Hyperparameter) -> bool:
     return not isinstance(value, Tensor) and value == 0
 
 
-def check_positive(name: str, value: Hyperparameter, hint: str = "") -> Number:
-    """Refuse a number that is not above 0, or infinite; a tensor's value is never looked at."""
-    return _checked(name, value, lambda number: 0.0 < number < float("inf"), "must be a finite number > 0", hint)
+def check_positive(name: str, value: Hyperparameter, hint: str = "", *, finite: bool = True) -> Number:
+    """Refuse a number that is not above zero, is nan, or infinite where it must not be; a tensor is never looked at."""
+    if finite:
+        return check_above(name, value, 0.0, hint)
+    return _checked(name, value, lambda number: number > 0.0, "must be a number > 0", hint)
 
 
 def check_non_positive(name: str, value: Hyperparameter, hint: str = "") -> Number:

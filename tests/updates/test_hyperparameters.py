@@ -165,10 +165,12 @@ def test_the_derivative_in_a_hyperparameter_is_right(factory: str, name: str, pl
     value = torch.tensor(options if place is None else options[place], dtype=torch.float64, requires_grad=True)
     grads = [away_from_zero(one) for one in SOME_GRADIENTS[:2]]
 
-    def after(value: Tensor) -> tuple[Tensor, ...]:
-        moved, _ = run([with_value(factory, name, place, value)] * 2, grads)
-        return moved["w"], moved["b"]
+    def after(value: Tensor) -> dict[str, Tensor]:
+        return run([with_value(factory, name, place, value)] * 2, grads)[0]
 
-    if not any(leaf.requires_grad for leaf in after(value)):
+    moved = [path for path, leaf in after(value).items() if leaf.requires_grad and leaf.numel()]
+    if not moved:
         return  # it decides only when something happens
-    assert torch.autograd.gradcheck(after, value, check_forward_ad=True)
+    assert torch.autograd.gradcheck(
+        lambda value: tuple(after(value)[path] for path in moved), value, check_forward_ad=True
+    )
