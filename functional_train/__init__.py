@@ -8,6 +8,7 @@ from functional_train import plot
 from functional_train.gradients.reverse import grad, grad_and_value
 from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
+from functional_train.models.statistics import update_bn
 from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
@@ -18,11 +19,22 @@ from functional_train.updates import schedules
 from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
+from functional_train.updates.mixing import incremental_update, periodic_update
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
+from functional_train.updates.transforms._accumulate import AccumulateState, accumulate_updates
+from functional_train.updates.transforms._average import (
+    AverageState,
+    average_params,
+    averaged_params,
+    ema_params,
+    swa_params,
+)
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._finite import FiniteState, apply_if_finite, zero_nans
+from functional_train.updates.transforms._lookahead import LookaheadState, lookahead
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import random, tree
@@ -45,11 +57,14 @@ from functional_train.values.types import Aux, GradFn, Hyperparameter, LossFn, S
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccumulateState",
     "AdamState",
     "Aux",
+    "AverageState",
     "BatchesError",
     "Effects",
     "EmptyState",
+    "FiniteState",
     "Functional",
     "FunctionalTrainError",
     "GradFn",
@@ -58,6 +73,7 @@ __all__ = [
     "Hyperparameter",
     "HyperparameterError",
     "ImmutableError",
+    "LookaheadState",
     "LossError",
     "LossFn",
     "MomentumState",
@@ -72,27 +88,35 @@ __all__ = [
     "StructureError",
     "TrainState",
     "UpdateFn",
+    "accumulate_updates",
     "adam",
     "adamw",
     "add_decayed_weights",
     "add_momentum",
+    "apply_if_finite",
     "apply_updates",
+    "average_params",
+    "averaged_params",
     "chain",
     "clip_by_global_norm",
     "early_stopping",
+    "ema_params",
     "fit",
     "fold",
     "functionalize",
     "grad",
     "grad_and_value",
     "identity",
+    "incremental_update",
     "init_state",
     "iterate",
+    "lookahead",
     "make_step",
     "make_update",
     "merge",
     "mixed_precision",
     "negate",
+    "periodic_update",
     "plot",
     "random",
     "record_effects",
@@ -104,5 +128,8 @@ __all__ = [
     "stateless",
     "static_field",
     "struct",
+    "swa_params",
     "tree",
+    "update_bn",
+    "zero_nans",
 ]

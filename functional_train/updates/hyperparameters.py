@@ -14,6 +14,7 @@ from functional_train.updates.transformation import (
     GradientTransformation,
     check_state,
     columnwise,
+    on_columns,
     update_columns,
 )
 from functional_train.values.errors import HyperparameterError
@@ -43,10 +44,13 @@ class ScheduledState(NamedTuple):
     inner: Tree
 
 
-def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, GradientTransformation]:
+def schedulable(
+    factory: Callable[P, GradientTransformation], *, watches: bool = False
+) -> Callable[P, GradientTransformation]:
     """Let every hyperparameter of a factory be a schedule; the factory itself is written for numbers and tensors.
 
     When one is, the transformation counts its updates and is built anew at each, from the schedules' values there.
+    `watches` says that what the factory makes only looks at new parameters.
     """
     signature = inspect.signature(factory)
 
@@ -74,7 +78,14 @@ def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, Gra
             new, inner = move_columns(at(state.step), g, state.inner, p, extra)
             return new, ScheduledState(state.step + 1, inner)
 
-        return GradientTransformation(init, columnwise(update, move))
+        def watch(new: Flat, state: Tree, **extra: Any) -> ScheduledState:
+            check_state(state, ScheduledState)
+            written = on_columns(at(state.step))
+            assert written is not None
+            assert written.watch is not None
+            return ScheduledState(state.step + 1, written.watch(new, state.inner, **extra))
+
+        return GradientTransformation(init, columnwise(update, watch=watch) if watches else columnwise(update, move))
 
     return with_schedules
 
@@ -92,10 +103,14 @@ def scheduled(value: Hyperparameter, state: Tree) -> tuple[Number, Tree]:
 
 
 def _has_schedule(value: Any) -> bool:
+    if isinstance(value, GradientTransformation):
+        return False
     return any(map(_has_schedule, value)) if isinstance(value, tuple) else callable(value)
 
 
 def _evaluated(value: Any, step: Tensor) -> Any:
+    if isinstance(value, GradientTransformation):
+        return value
     if isinstance(value, tuple):
         return tuple([_evaluated(part, step) for part in value])
     return value(step) if callable(value) else value
@@ -119,6 +134,13 @@ def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, N
         check_fraction("betas[0]", betas[0], "With 1.0 the first moment never moves; 0.9 is usual."),
         check_fraction("betas[1]", betas[1], "With 1.0 the second moment never moves; 0.999 is usual."),
     )
+
+
+def check_count(name: str, value: Hyperparameter, least: int, hint: str = "") -> Number:
+    """Refuse anything but a whole number that is not below `least`; a tensor's value is never looked at."""
+    if not isinstance(value, Tensor | int):
+        raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}. {hint}".rstrip())
+    return _checked(name, value, lambda number: number >= least, f"must be an int >= {least}", hint)
 
 
 def _checked(name: str, value: Any, accept: Callable[[float], bool], rule: str, hint: str) -> Number:

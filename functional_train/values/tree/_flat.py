@@ -157,12 +157,12 @@ class Flat:
         """One number for each leaf of the structure, as a column of 0-d tensors in the dtypes of this one's leaves.
 
         Args:
-            values: Shape `(num_leaves,)`, one entry for each leaf of the structure, absent ones included.
+            values: Shape `(num_leaves,)`, one entry for each leaf of the structure, absent ones included. Bools stay.
 
         Returns:
             A column beside this one.
         """
-        dtypes = {_wide(leaf.dtype) for leaf in self.leaves}
+        dtypes = {torch.bool if values.dtype is torch.bool else _wide(leaf.dtype) for leaf in self.leaves}
         if len(dtypes) == 1:
             (dtype,) = dtypes
             values = values.to(dtype)

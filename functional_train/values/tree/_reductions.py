@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_train.values.tree._structure import leaves, map
+from functional_train.values.tree._structure import is_floating, leaves, map
 
 _WIDE = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
 
@@ -52,3 +52,25 @@ def vdot(first: Any, second: Any) -> Tensor:
     """
     products = leaves(map(lambda a, b: torch.sum(a.conj() * b), first, second))
     return torch.stack(products).sum() if products else torch.zeros(())
+
+
+def all_finite(tree: Any) -> Tensor:
+    """Say whether no number of a tree is infinite or nan, without waiting for the device.
+
+    Args:
+        tree: A tree of tensors.
+
+    Returns:
+        A 0-d bool tensor; True for an empty tree.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.all_finite({"w": torch.tensor([1.0, float("nan")])})
+        tensor(False)
+    """
+    parts = [leaf for leaf in leaves(tree) if leaf.numel() > 0 and is_floating(leaf)]
+    if not parts:
+        return torch.ones((), dtype=torch.bool)
+    # The largest size is nan where any number is, and takes one pass without a mask as large as the leaf.
+    largest = [torch.linalg.vector_norm(leaf.detach(), float("inf")) for leaf in parts]
+    return torch.stack([torch.isfinite(number).to(largest[0].device) for number in largest]).all()
