@@ -53,15 +53,17 @@ def schedulable(
     `watches` says that what the factory makes only looks at new parameters.
     """
     signature = inspect.signature(factory)
+    # What a wrapper wraps is a tuple of functions, none of which is a schedule.
+    wrapped = {name for name, each in signature.parameters.items() if each.annotation is GradientTransformation}
 
     @functools.wraps(factory)
     def with_schedules(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
         given = signature.bind(*args, **kwargs).arguments
-        if not any(_has_schedule(value) for value in given.values()):
+        if not any(_has_schedule(value) for name, value in given.items() if name not in wrapped):
             return factory(*args, **kwargs)
 
         def at(step: Tensor) -> GradientTransformation:
-            values = {name: _evaluated(value, step) for name, value in given.items()}
+            values = {name: value if name in wrapped else _evaluated(value, step) for name, value in given.items()}
             return factory(**values)  # pyright: ignore[reportCallIssue]
 
         def init(params: Tree) -> ScheduledState:
@@ -103,14 +105,10 @@ def scheduled(value: Hyperparameter, state: Tree) -> tuple[Number, Tree]:
 
 
 def _has_schedule(value: Any) -> bool:
-    if isinstance(value, GradientTransformation):
-        return False
     return any(map(_has_schedule, value)) if isinstance(value, tuple) else callable(value)
 
 
 def _evaluated(value: Any, step: Tensor) -> Any:
-    if isinstance(value, GradientTransformation):
-        return value
     if isinstance(value, tuple):
         return tuple([_evaluated(part, step) for part in value])
     return value(step) if callable(value) else value

@@ -53,8 +53,8 @@ def periodic_update(new: Tree, old: Tree, step: int | Tensor, every: int | Tenso
         HyperparameterError: every is a number other than 1, 2, 3, ...
         StructureError: the structures differ; the message names where.
 
-    Source: Mnih et al. 2015, "Human-level control through deep reinforcement learning", Algorithm 1, the target network;
-        Optax, `periodic_update`.
+    Source: Mnih et al. 2015, "Human-level control through deep reinforcement learning", Algorithm 1, the target
+        network; Optax, `periodic_update`.
 
     Example:
         >>> import functional_train as ft, torch

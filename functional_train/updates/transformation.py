@@ -104,11 +104,11 @@ def columnwise(fn: ColumnsFn, move: MoveFn | None = None, *, watch: WatchFn | No
     return update
 
 
-def watching(watch: WatchFn) -> TransformFn:
+def watching(watch: WatchFn, taker: str) -> TransformFn:
     """Make the update function of a transformation that only looks at the parameters which updates lead to."""
 
     def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, Tree]:
-        return g, watch(tree.add(check_params(p), g), state, **extra)
+        return g, watch(tree.add(check_params(p, taker), g), state, **extra)
 
     return columnwise(update, watch=watch)
 
@@ -200,14 +200,13 @@ def check_state(state: Tree, kind: type) -> None:
         )
 
 
-def check_params(p: Flat | None) -> Flat:
-    """Refuse to go on without the parameters."""
-    if p is None:
+def check_params(params: Flat | None, taker: str) -> Flat:
+    """Refuse an update that was given no parameters, of a transformation that looks at them."""
+    if params is None:
         raise StructureError(
-            "this transformation needs the parameters, and its update was given None for them. "
-            "Call update(grads, opt_state, params)."
+            f"{taker} looks at the parameters, but its update was given None. Call update(grads, opt_state, params)."
         )
-    return p
+    return params
 
 
 def check_transformation(optimizer: Any, taker: str) -> None:

@@ -87,6 +87,11 @@ CASES: dict[str, Case] = {
         lambda a, b, c: torch.where(c > 0, a, b),
     ),
     "where scalar": Case(lambda a, b, c: tree.where(torch.tensor(False), a, b), lambda a, b, c: b),
+    "where number": Case(lambda a, b, c: tree.where(torch.tensor(False), a, 2), lambda a, b, c: torch.full_like(a, 2)),
+    "where or number": Case(
+        lambda a, b, c: tree.where(tree.map(lambda leaf: leaf > 0, b), a, 0.5),
+        lambda a, b, c: torch.where(b > 0, a, 0.5),
+    ),
 }
 OF_ONE = {"scale", "sqrt", "sign", "abs", "clamp"}
 OF_TWO = {"add", "sub", "mul", "div", "lerp", "maximum", "minimum", "div_sqrt"}
@@ -156,7 +161,8 @@ def test_none_absorbs(name: str, trees: Any, data: st.DataObject) -> None:
     with_none = [tree.partition(each, lambda path, _, lost=lost: path in lost)[1] for each, lost in rows]
     word = name.split(maxsplit=1)[0]
     used = 1 if word in OF_ONE else 2 if word in OF_TWO else 3
-    used = 1 if name in {"add number", "add tensor", "sub number"} else 2 if name == "where scalar" else used
+    used = 1 if name in {"add number", "add tensor", "sub number", "where number"} else used
+    used = 2 if name in {"where scalar", "where or number"} else used
     lost = set().union(*gone[:used])
     result = CASES[name].ours(*with_none)
     expected = tree.partition(CASES[name].ours(*trees), lambda path, _: path in lost)[1]

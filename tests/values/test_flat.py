@@ -52,6 +52,8 @@ def test_counts_and_numbers_are_one_a_leaf(drawn: Any) -> None:
     assert [float(number) for number in spread.leaves] == [rank for rank, here in enumerate(rows, start=1) if here]
     wide = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
     assert [n.dtype for n in spread.leaves] == [wide.get(leaf.dtype, leaf.dtype) for leaf in g.leaves]
+    flags = g.spread(values % 2 == 0).leaves
+    assert [flag.item() for flag in flags] == [float(number) % 2 == 0 for number in spread.leaves]
     scaled = tree.scale(spread, g).tree()
     expected = [grad * number.to(grad.dtype) for grad, number in zip(g.leaves, spread.leaves, strict=True)]
     testing.assert_trees_alike(scaled, grads)

@@ -79,7 +79,7 @@ def average_params(
         average = tree.lerp(average, new, average.spread(weight_fn(step)))
         return AverageState(step, average.tree(absent=state.average))
 
-    return GradientTransformation(init, watching(watch))
+    return GradientTransformation(init, watching(watch, "an average of parameters"))
 
 
 @partial(schedulable, watches=True)
@@ -145,7 +145,8 @@ def swa_params(
 
     Source: Izmailov et al. 2018, arXiv:1803.05407, Algorithm 1; torch.optim.swa_utils, `get_swa_multi_avg_fn`.
 
-    Differs: from Algorithm 1, in which the parameters that it begins with count too.
+    Differs: from Algorithm 1, in which the parameters that it begins with count too; from torch's function of many
+        leaves, which rounds $1 / t$ to float32.
 
     Example:
         >>> import functional_train as ft, torch

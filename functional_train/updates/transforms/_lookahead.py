@@ -98,8 +98,8 @@ def lookahead(
 
     def update(g: Flat, state: LookaheadState, p: Flat | None, **extra: Any) -> tuple[Flat, LookaheadState]:
         check_state(state, LookaheadState)
-        updates, inner, at = update_columns(tx, g, state.inner, check_params(p), extra)
-        at = check_params(at)
+        updates, inner, at = update_columns(tx, g, state.inner, check_params(p, "lookahead"), extra)
+        at = check_params(at, "lookahead")
         meets, slow, state = meet(tree.add(at, updates), state, inner)
         return tree.where(meets, tree.sub(slow, at), updates), state
 
