@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec
 
@@ -132,6 +133,17 @@ def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, N
         check_fraction("betas[0]", betas[0], "With 1.0 the first moment never moves; 0.9 is usual."),
         check_fraction("betas[1]", betas[1], "With 1.0 the second moment never moves; 0.999 is usual."),
     )
+
+
+def check_above(name: str, value: Hyperparameter, bound: float, hint: str = "") -> Number:
+    """Refuse a number that is not above a bound, or not finite; a tensor's value is never looked at."""
+    rule = f"must be a finite number > {bound:g}"
+    return _checked(name, value, lambda number: bound < number < float("inf"), rule, hint)
+
+
+def check_finite(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse an infinite or nan number; a tensor's value is never looked at."""
+    return _checked(name, value, math.isfinite, "must be a finite number", hint)
 
 
 def check_count(name: str, value: Hyperparameter, least: int, hint: str = "") -> Number:

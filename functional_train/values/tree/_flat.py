@@ -8,7 +8,7 @@ from optree import PyTreeSpec
 from torch import Tensor
 
 from functional_train.values.errors import StructureError
-from functional_train.values.tree._structure import check_prefix, difference, flatten, unflatten
+from functional_train.values.tree._structure import check_prefix, difference, flatten, paths, unflatten
 
 
 class Frame:
@@ -166,12 +166,32 @@ class Flat:
         if len(dtypes) == 1:
             (dtype,) = dtypes
             values = values.to(dtype)
-        numbers = list(values.unbind())
-        if self.frame.ranks is not None:
-            numbers = [numbers[rank] for rank in self.frame.ranks]
+        numbers = self.rows(values)
         if len(dtypes) > 1:
             numbers = [number.to(_wide(leaf.dtype)) for number, leaf in zip(numbers, self.leaves, strict=True)]
         return Flat(numbers, self.frame, self.plain and not values.requires_grad)
+
+    def only(self, chosen: Sequence[bool]) -> "Flat":
+        """The column without the leaves that are not chosen, for arithmetic with columns of the same choice."""
+        leaves = [leaf for leaf, here in zip(self.leaves, chosen, strict=True) if here]
+        return Flat(leaves, self.frame, self.plain)
+
+    def at(self, chosen: Sequence[bool], made: "Flat") -> "Flat":
+        """The column with the leaves that are chosen taken from what was made of `only` them."""
+        rest = iter(made.leaves)
+        leaves = [next(rest) if here else leaf for leaf, here in zip(self.leaves, chosen, strict=True)]
+        return Flat(leaves, self.frame, self.plain and made.plain)
+
+    def rows(self, values: Tensor) -> list[Tensor]:
+        """Of values of shape `(num_leaves, ...)`, the entry of each leaf that is there."""
+        entries = list(values.unbind())
+        return entries if self.frame.ranks is None else [entries[rank] for rank in self.frame.ranks]
+
+    def paths(self) -> list[str]:
+        """The path of each leaf."""
+        frame = self.frame
+        every = paths(unflatten(frame.structure, list(range(frame.num_slots))))
+        return every if frame.positions is None else [every[position] for position in frame.positions]
 
     def counted(self, counts: Tensor) -> Tensor:
         """Counts of shape `(num_leaves,)`, one more for each leaf that is there."""

@@ -48,7 +48,7 @@ def partition(tree: Any, predicate: Predicate) -> tuple[Any, Any]:
         ({'layer.weight': None, 'layer.bias': 2}, {'layer.weight': 1, 'layer.bias': None})
     """
     structure = flatten(tree)[1]
-    _check_globs(tree, predicate)
+    check_globs(tree, predicate)
     taken = [(matches(predicate, path, leaf), leaf) for path, leaf in items(tree)]
     return (
         unflatten(structure, [leaf if take else None for take, leaf in taken]),
@@ -56,7 +56,8 @@ def partition(tree: Any, predicate: Predicate) -> tuple[Any, Any]:
     )
 
 
-def _check_globs(tree: Any, predicate: Predicate) -> None:
+def check_globs(tree: Any, predicate: Predicate) -> None:
+    """Refuse a predicate with a glob that matches no path."""
     if callable(predicate):
         return
     known = paths(tree)
