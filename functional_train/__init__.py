@@ -31,12 +31,28 @@ from functional_train.updates.transforms._average import (
     ema_params,
     swa_params,
 )
-from functional_train.updates.transforms._clip import clip_by_global_norm
+from functional_train.updates.transforms._clip import (
+    adaptive_grad_clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    clip_by_leaf_norm,
+    clip_by_value,
+)
 from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._ema import EmaState, ema
 from functional_train.updates.transforms._finite import FiniteState, apply_if_finite, zero_nans
 from functional_train.updates.transforms._lookahead import LookaheadState, lookahead
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
+from functional_train.updates.transforms._noise import NoiseState, add_noise
 from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._shape import (
+    centralize,
+    normalize_by_global_norm,
+    scale,
+    scale_by_param_norm,
+    scale_by_param_rms,
+    set_to_zero,
+)
 from functional_train.values import random, tree
 from functional_train.values.errors import (
     BatchesError,
@@ -63,6 +79,7 @@ __all__ = [
     "AverageState",
     "BatchesError",
     "Effects",
+    "EmaState",
     "EmptyState",
     "FiniteState",
     "Functional",
@@ -77,6 +94,7 @@ __all__ = [
     "LossError",
     "LossFn",
     "MomentumState",
+    "NoiseState",
     "NonFiniteError",
     "OwnershipError",
     "Params",
@@ -91,15 +109,22 @@ __all__ = [
     "accumulate_updates",
     "adam",
     "adamw",
+    "adaptive_grad_clip",
     "add_decayed_weights",
     "add_momentum",
+    "add_noise",
     "apply_if_finite",
     "apply_updates",
     "average_params",
     "averaged_params",
+    "centralize",
     "chain",
+    "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_leaf_norm",
+    "clip_by_value",
     "early_stopping",
+    "ema",
     "ema_params",
     "fit",
     "fold",
@@ -116,14 +141,19 @@ __all__ = [
     "merge",
     "mixed_precision",
     "negate",
+    "normalize_by_global_norm",
     "periodic_update",
     "plot",
     "random",
     "record_effects",
+    "scale",
     "scale_by_adam",
     "scale_by_lr",
+    "scale_by_param_norm",
+    "scale_by_param_rms",
     "scan",
     "schedules",
+    "set_to_zero",
     "sgd",
     "stateless",
     "static_field",

@@ -38,8 +38,10 @@ OF_CHAINS = [law for law in LAWS["transformation"] if law not in {testing.keeps_
 def test_random_chain(law: Law) -> None:
     """A chain of transformations with drawn hyperparameters keeps the law."""
 
+    without = [name for name, exempt in cases.EXEMPT if exempt == law.__name__]
+
     @settings_for(law)
-    @given(testing.gradient_transformations(), testing.params_and_grads())
+    @given(testing.gradient_transformations(without=without), testing.params_and_grads())
     def holds(chain: ft.GradientTransformation, drawn: Any) -> None:
         law(chain, *drawn)
 
@@ -88,7 +90,7 @@ def test_equals_its_reference(case: str) -> None:
         for row, expected in zip(
             (first, second, third), cases.REFERENCES[case](leaves, [first, second, third]), strict=True
         ):
-            reached, state = ft.make_update(optimizer)(row, state, reached)
+            reached, state = ft.make_update(optimizer)(row, state, reached, key=ft.random.key(0))
             # Three steps of a handful of roundings of numbers up to 10.
             testing.assert_trees_close(reached, expected, rtol=1e-12, atol=1e-12)
 

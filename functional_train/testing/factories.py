@@ -4,7 +4,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -99,11 +99,14 @@ def _around(default: Any, scheduled: bool) -> SearchStrategy[Any]:
     return st.just(default)
 
 
-def gradient_transformations(*, max_size: int = 3) -> SearchStrategy[GradientTransformation]:
+def gradient_transformations(
+    *, max_size: int = 3, without: Collection[str] = ()
+) -> SearchStrategy[GradientTransformation]:
     """Draw chains of the library's transformations, with drawn hyperparameters.
 
     Args:
         max_size: Largest number of links.
+        without: Names of factories that no link comes from.
 
     Returns:
         A strategy for chains; the simplest has no link.
@@ -115,7 +118,8 @@ def gradient_transformations(*, max_size: int = 3) -> SearchStrategy[GradientTra
         ... def test_chains_are_pure(chain, drawn):
         ...     ft.testing.is_pure(chain, *drawn)
     """
-    link = st.sampled_from(list(registered_factories().values())).flatmap(from_factory)
+    drawn = [factory for name, factory in registered_factories().items() if name not in without]
+    link = st.sampled_from(drawn).flatmap(from_factory)
     return st.lists(link, max_size=max_size).map(lambda links: chain(*links))
 
 

@@ -20,11 +20,13 @@ from functional_train.updates.transformation import (
 )
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
+from functional_train.values.tree._lookup import Predicate
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 P = ParamSpec("P")
 Number = float | Tensor
+_OTHER_FUNCTIONS = (GradientTransformation, Predicate, Predicate | None)
 
 
 class ScheduledState(NamedTuple):
@@ -54,8 +56,8 @@ def schedulable(
     `watches` says that what the factory makes only looks at new parameters.
     """
     signature = inspect.signature(factory)
-    # What a wrapper wraps is a tuple of functions, none of which is a schedule.
-    wrapped = {name for name, each in signature.parameters.items() if each.annotation is GradientTransformation}
+    # Functions that are no schedules: those of the transformation that a wrapper wraps, and predicates of leaves.
+    wrapped = {name for name, each in signature.parameters.items() if each.annotation in _OTHER_FUNCTIONS}
 
     @functools.wraps(factory)
     def with_schedules(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:

@@ -48,15 +48,24 @@ def of_length_one(grads: Leaves, params: Leaves, memories: list[dict[str, Any]])
     return [g / (norm + 1e-6) for g in grads]
 
 
-def turned(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
-    square = float((p * p).sum())
-    rest = g - float((p * g).sum()) / square * p if square else g
-    parallel = float(size(rest)) <= 4 * torch.finfo(g.dtype).eps * float(size(g))
-    return torch.zeros_like(g) if parallel else rest * (size(g) / size(rest))
+def noisy(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves]:
+    """Noise from the key that the tests pass to each update, split over the leaves."""
+    keys = ft.random.split(ft.random.key(0), max(1, len(params)))
+    counts, reached = [0 for _ in params], [list(params)]
+    for row in grads:
+        new = list(reached[-1])
+        for place, g in enumerate(row):
+            if g is not None:
+                deviation = (0.01 / (1 + counts[place]) ** 0.55) ** 0.5
+                new[place] = new[place] + (g + deviation * ft.random.normal(keys[place], g.shape, dtype=g.dtype))
+                counts[place] += 1
+        reached.append(new)
+    return reached[1:]
 
 
 REFERENCES: dict[str, Reference] = {
     "adaptive_grad_clip": of_leaf(adaptive),
+    "add_noise": noisy,
     "centralize": of_leaf(centered),
     "clip_by_block_rms": of_leaf(lambda g, p, memory: g / max(1.0, float(rms(g)))),
     "clip_by_leaf_norm": of_leaf(lambda g, p, memory: g * min(1.0, 1.0 / (float(size(g)) + 1e-6))),
@@ -64,7 +73,6 @@ REFERENCES: dict[str, Reference] = {
     "ema": of_leaf(average),
     "ema_params": of_leaf(lambda g, p, memory: g),
     "normalize_by_global_norm": of_rule(of_length_one),
-    "orthogonalize_to_params": of_leaf(turned),
     "scale": of_leaf(lambda g, p, memory: g),
     "scale_by_param_norm": of_leaf(lambda g, p, memory: g * max(float(size(p)), 1e-3)),
     "scale_by_param_rms": of_leaf(lambda g, p, memory: g * max(float(rms(p)), 1e-3)),
@@ -74,6 +82,7 @@ REFERENCES: dict[str, Reference] = {
 }
 
 HYPERPARAMETERS: dict[str, Settings] = {
+    "add_noise": (ft.add_noise, {"eta": 0.5, "gamma": 0.5}),
     "adaptive_grad_clip": (ft.adaptive_grad_clip, {"clipping": 0.5, "eps": 0.8}),
     "clip_by_block_rms": (ft.clip_by_block_rms, {"max_rms": 0.5}),
     "clip_by_leaf_norm": (ft.clip_by_leaf_norm, {"max_norm": 0.5}),

@@ -1,6 +1,6 @@
 """Runs beside the figures of other libraries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -22,8 +22,12 @@ def distance(
     point: Point = "params",
     read: Callable[[Any, Any], Any] = lambda params, state: params,
     gradient: Gradient | None = None,
+    without: Collection[str] = (),
 ) -> float:
-    """How far apart two runs ever are, where figures are kept; nan where only one of them is nan."""
+    """How far apart two runs ever are, where figures are kept; nan where only one of them is nan.
+
+    `read` makes what is compared of parameters and state, and `without` names leaves that are not.
+    """
     expected = figures(library, case, problem, point)
     params: dict[str, Tensor] = start(expected[1])
     state, update_fn = optimizer.init(params), ft.make_update(optimizer)
@@ -33,7 +37,7 @@ def distance(
         params, state = update_fn(gradient(step, params), state, params)
         if step in STEPS:
             ours, theirs = read(params, state), expected[step]
-            for leaf in params:
+            for leaf in set(params).difference(without):
                 agree = ours[leaf].isnan() & theirs[leaf].isnan()
                 apart.append(torch.where(agree, 0.0, (ours[leaf] - theirs[leaf]).abs()).max())
     return torch.stack(apart).max().item()

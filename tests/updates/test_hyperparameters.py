@@ -45,7 +45,7 @@ def run(optimizers: list[ft.GradientTransformation], grads: list[Any] = SOME_GRA
     """One update with each optimizer, the state handed on."""
     current, state = params, optimizers[0].init(params)
     for optimizer, one in zip(optimizers, grads, strict=False):
-        current, state = ft.make_update(optimizer)(one, state, current)
+        current, state = ft.make_update(optimizer)(one, state, current, key=ft.random.key(0))
     return current, state
 
 

@@ -59,6 +59,9 @@ def test_counts_and_numbers_are_one_a_leaf(drawn: Any) -> None:
     testing.assert_trees_alike(scaled, grads)
     testing.assert_trees_close(tree.leaves(scaled), expected, rtol=2**-7)
     testing.assert_trees_equal(tree.leaves(p.tree()), tree.leaves(params))
+    here = [path for path, there in zip(tree.paths(params), rows, strict=True) if there]
+    assert p.paths() == here
+    assert g.paths() == here
 
 
 @given(testing.params_and_grads())

@@ -72,7 +72,8 @@ def add_noise(eta: Hyperparameter = 0.01, gamma: Hyperparameter = 0.55) -> Gradi
                 "ft.init_state(params, optimizer, key=ft.random.key(seed)), or pass key= to the update."
             )
         deviation = g.spread((variance / (1 + state.step).double() ** fading) ** 0.5)
-        keys = Flat(g.rows(random.split(extra["key"], max(1, g.frame.num_leaves))), g.frame, g.plain)
+        keys = random.split(extra["key"], max(1, g.frame.num_leaves))
+        keys = Flat(g.rows(keys[: g.frame.num_leaves]), g.frame, g.plain)
 
         def add(g: Flat) -> tuple[Flat]:
             noise = g.map(lambda leaf, key: random.normal(key, leaf.shape, dtype=leaf.dtype).to(leaf.device), keys)

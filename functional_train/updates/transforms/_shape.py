@@ -1,4 +1,4 @@
-"""Gradients centered, normalized, turned and scaled."""
+"""Gradients centered, normalized and scaled."""
 
 from collections.abc import Callable
 
@@ -154,43 +154,6 @@ def _scale_by_size(
         return tree.scale(tree.norms(p).map(factor, p), g.spend())
 
     return stateless_columns(update)
-
-
-def orthogonalize_to_params() -> GradientTransformation:
-    r"""Take off each leaf's gradient what points along the parameter, and keep its length.
-
-    $$g_\perp = g - \frac{\langle p, g \rangle}{\langle p, p \rangle} p, \quad
-      u = g_\perp \frac{\lVert g \rVert}{\lVert g_\perp \rVert}$$
-
-    A step then changes the direction of the parameter and not, to first order, its length. Nothing is left of a number.
-
-    Returns:
-        Transformation with `EmptyState`. Where the parameter is 0 the gradient passes through; where it and the
-        gradient are parallel, up to rounding, the update is 0.
-
-    Source: Prieto et al. 2025, arXiv:2501.04697, equation 8.
-
-    Differs: from the authors' code, rounding errors of a gradient along the parameter are not blown up to its length.
-
-    Example:
-        >>> import functional_train as ft, torch
-        >>> tx = ft.orthogonalize_to_params()
-        >>> tx.update([torch.tensor([3.0, 4.0])], tx.init(None), [torch.tensor([2.0, 0.0])])[0]
-        [tensor([0., 5.])]
-    """
-
-    def turn(leaf: Tensor, param: Tensor) -> Tensor:
-        dtype = torch.float32 if leaf.dtype in (torch.float16, torch.bfloat16) else leaf.dtype
-        g, p = leaf.to(dtype), param.to(dtype)
-        square, tiny = (p.conj() * p).sum(), torch.finfo(dtype).tiny
-        along = ((p.conj() * g).sum() / torch.where(square == 0, 1, square)) * p
-        rest, length = g - along, torch.linalg.vector_norm(g)
-        left = torch.linalg.vector_norm(rest)
-        is_rounding = left <= 4 * torch.finfo(dtype).eps * length
-        stretch = torch.where(is_rounding, 0, length / torch.clamp(left, min=tiny))
-        return (rest * stretch).to(leaf.dtype)
-
-    return stateless_columns(lambda g, p: g.map(turn, check_params(p, "orthogonalize_to_params")))
 
 
 def set_to_zero() -> GradientTransformation:

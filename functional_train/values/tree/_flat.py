@@ -190,8 +190,11 @@ class Flat:
     def paths(self) -> list[str]:
         """The path of each leaf."""
         frame = self.frame
-        every = paths(unflatten(frame.structure, list(range(frame.num_slots))))
-        return every if frame.positions is None else [every[position] for position in frame.positions]
+        if frame.positions is None or not self.leaves:
+            return paths(unflatten(frame.structure, self.leaves)) if self.leaves else []
+        # Any leaf will do, where a number would not: torch's tracer fails on a dict of numbers inside a tree.
+        every = paths(unflatten(frame.structure, self.leaves[:1] * frame.num_slots))
+        return [every[position] for position in frame.positions]
 
     def counted(self, counts: Tensor) -> Tensor:
         """Counts of shape `(num_leaves,)`, one more for each leaf that is there."""
