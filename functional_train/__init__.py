@@ -15,7 +15,7 @@ from functional_train.runs.history import History, early_stopping
 from functional_train.steps.loop import fold, iterate, scan
 from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
-from functional_train.updates import schedules
+from functional_train.updates import projections, schedules
 from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
@@ -38,12 +38,19 @@ from functional_train.updates.transforms._clip import (
     clip_by_leaf_norm,
     clip_by_value,
 )
+from functional_train.updates.transforms._condition import (
+    ConditionFn,
+    ConditionState,
+    conditionally_mask,
+    conditionally_transform,
+)
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._ema import EmaState, ema
 from functional_train.updates.transforms._finite import FiniteState, apply_if_finite, zero_nans
 from functional_train.updates.transforms._lookahead import LookaheadState, lookahead
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._noise import NoiseState, add_noise
+from functional_train.updates.transforms._project import keep_params_nonnegative, project
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.updates.transforms._shape import (
     centralize,
@@ -78,6 +85,8 @@ __all__ = [
     "Aux",
     "AverageState",
     "BatchesError",
+    "ConditionFn",
+    "ConditionState",
     "Effects",
     "EmaState",
     "EmptyState",
@@ -123,6 +132,8 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_leaf_norm",
     "clip_by_value",
+    "conditionally_mask",
+    "conditionally_transform",
     "early_stopping",
     "ema",
     "ema_params",
@@ -135,6 +146,7 @@ __all__ = [
     "incremental_update",
     "init_state",
     "iterate",
+    "keep_params_nonnegative",
     "lookahead",
     "make_step",
     "make_update",
@@ -144,6 +156,8 @@ __all__ = [
     "normalize_by_global_norm",
     "periodic_update",
     "plot",
+    "project",
+    "projections",
     "random",
     "record_effects",
     "scale",

@@ -72,6 +72,7 @@ REFERENCES: dict[str, Reference] = {
     "clip_by_value": of_leaf(lambda g, p, memory: g.clamp(-1.0, 1.0)),
     "ema": of_leaf(average),
     "ema_params": of_leaf(lambda g, p, memory: g),
+    "keep_params_nonnegative": of_leaf(lambda g, p, memory: torch.where(p + g < 0, -p, g)),
     "normalize_by_global_norm": of_rule(of_length_one),
     "scale": of_leaf(lambda g, p, memory: g),
     "scale_by_param_norm": of_leaf(lambda g, p, memory: g * max(float(size(p)), 1e-3)),
