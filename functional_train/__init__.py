@@ -49,6 +49,7 @@ from functional_train.updates.transforms._ema import EmaState, ema
 from functional_train.updates.transforms._finite import FiniteState, apply_if_finite, zero_nans
 from functional_train.updates.transforms._lookahead import LookaheadState, lookahead
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
+from functional_train.updates.transforms._monitor import MonitorState, monitor
 from functional_train.updates.transforms._noise import NoiseState, add_noise
 from functional_train.updates.transforms._project import keep_params_nonnegative, project
 from functional_train.updates.transforms._scale import negate, scale_by_lr
@@ -103,6 +104,7 @@ __all__ = [
     "LossError",
     "LossFn",
     "MomentumState",
+    "MonitorState",
     "NoiseState",
     "NonFiniteError",
     "OwnershipError",
@@ -152,6 +154,7 @@ __all__ = [
     "make_update",
     "merge",
     "mixed_precision",
+    "monitor",
     "negate",
     "normalize_by_global_norm",
     "periodic_update",
