@@ -217,3 +217,20 @@ def test_subtrees_that_do_not_fit_are_named() -> None:
     (column,) = tree.flat({"a": torch.ones(1), "b": torch.ones(1)})
     with pytest.raises(ft.StructureError, match="at 'b'"):
         column.subtrees({"a": ()})
+
+
+@given(testing.params_and_grads())
+def test_numbers_of_leaves_are_computed_together(drawn: Any) -> None:
+    """`norms` and `rms` give each leaf its own, over trees and columns, and `jointly` takes them as one vector."""
+    params, _ = drawn
+    (p,) = tree.flat(params)
+    wide = [leaf.to(torch.complex128 if leaf.is_complex() else torch.float64) for leaf in p.leaves]
+    sizes = [torch.linalg.vector_norm(leaf) for leaf in wide]
+    means = [size / max(leaf.numel(), 1) ** 0.5 for size, leaf in zip(sizes, wide, strict=True)]
+    for fn, expected in ((tree.norms, sizes), (tree.rms, means)):
+        testing.assert_trees_equal(tree.leaves(fn(params)), fn(p).leaves)
+        for one, other in zip(fn(p).leaves, expected, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-6)
+        doubled = fn(p).jointly(lambda numbers: 2 * numbers)
+        for one, other in zip(doubled.leaves, fn(p).leaves, strict=True):
+            torch.testing.assert_close(one, 2 * other, check_dtype=False)

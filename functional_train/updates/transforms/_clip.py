@@ -73,7 +73,7 @@ def clip_by_leaf_norm(max_norm: Hyperparameter = 1.0) -> GradientTransformation:
 
     def shorten(g: Flat, p: Flat | None) -> Flat:
         del p
-        factors = tree.norms(g).map(lambda norm: torch.clamp(longest / (norm + 1e-6), max=1.0))
+        factors = tree.norms(g).jointly(lambda norms: torch.clamp(longest / (norms + 1e-6), max=1.0))
         return tree.scale(factors, g.spend())
 
     return stateless_columns(shorten)
@@ -104,9 +104,7 @@ def clip_by_block_rms(max_rms: Hyperparameter = 1.0) -> GradientTransformation:
 
     def shrink(g: Flat, p: Flat | None) -> Flat:
         del p
-        factors = tree.norms(g).map(
-            lambda norm, leaf: 1 / torch.clamp(norm / (max(leaf.numel(), 1) ** 0.5 * bound), min=1.0), g
-        )
+        factors = tree.rms(g).jointly(lambda rms: 1 / torch.clamp(rms / bound, min=1.0))
         return tree.scale(factors, g.spend())
 
     return stateless_columns(shrink)

@@ -114,7 +114,7 @@ def scale_by_param_norm(min_norm: Hyperparameter = 1e-3) -> GradientTransformati
         [tensor([5., 5.])]
     """
     least = check_non_negative("min_norm", min_norm, "1e-3 is usual.")
-    return _scale_by_size(lambda norm, leaf: norm, least, "scale_by_param_norm")
+    return _scale_by_size(tree.norms, least, "scale_by_param_norm")
 
 
 @schedulable
@@ -139,21 +139,14 @@ def scale_by_param_rms(min_rms: Hyperparameter = 1e-3) -> GradientTransformation
         [tensor([3., 3.])]
     """
     least = check_non_negative("min_rms", min_rms, "1e-3 is usual.")
-    return _scale_by_size(lambda norm, leaf: norm / max(leaf.numel(), 1) ** 0.5, least, "scale_by_param_rms")
+    return _scale_by_size(tree.rms, least, "scale_by_param_rms")
 
 
-def _scale_by_size(
-    size_of: Callable[[Tensor, Tensor], Tensor], least: float | Tensor, taker: str
-) -> GradientTransformation:
-    def factor(norm: Tensor, leaf: Tensor) -> Tensor:
-        size = size_of(norm, leaf)
-        return torch.maximum(size, torch.as_tensor(least, dtype=size.dtype, device=size.device))
+def _scale_by_size(sizes_of: Callable[[Flat], Flat], least: float | Tensor, taker: str) -> GradientTransformation:
+    def at_least(sizes: Tensor) -> Tensor:
+        return torch.maximum(sizes, torch.as_tensor(least, dtype=sizes.dtype, device=sizes.device))
 
-    def update(g: Flat, p: Flat | None) -> Flat:
-        p = check_params(p, taker)
-        return tree.scale(tree.norms(p).map(factor, p), g.spend())
-
-    return stateless_columns(update)
+    return stateless_columns(lambda g, p: tree.scale(sizes_of(check_params(p, taker)).jointly(at_least), g.spend()))
 
 
 def set_to_zero() -> GradientTransformation:

@@ -53,6 +53,33 @@ def norms(tree: Any) -> Any:
     return unflatten(structure, _norms(parts, 2))
 
 
+def rms(tree: Any) -> Any:
+    """Compute the root mean square of each leaf.
+
+    Args:
+        tree: A tree of tensors.
+
+    Returns:
+        A tree of real 0-d tensors, in float32 at least; 0 for a leaf without elements.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> ft.tree.rms({"w": torch.tensor([3.0, -3.0]), "b": torch.tensor(-1.0)})
+        {'w': tensor(3.), 'b': tensor(1.)}
+    """
+    if isinstance(tree, Flat):
+        return Flat(_rms(tree.leaves), tree.frame, tree.plain)
+    parts, structure = flatten(tree)
+    return unflatten(structure, _rms(parts))
+
+
+def _rms(parts: list[Tensor]) -> list[Tensor]:
+    found, roots = _norms(parts, 2), [max(leaf.numel(), 1) ** 0.5 for leaf in parts]
+    if found and is_plain([found]):
+        return list(torch._foreach_div(found, roots))
+    return [norm / root for norm, root in zip(found, roots, strict=True)]
+
+
 def _norms(parts: list[Tensor], ord: float) -> list[Tensor]:
     wide = [leaf if leaf.dtype in _WIDE else leaf.float() for leaf in parts]
     if wide and is_plain([wide]):
@@ -99,6 +126,10 @@ def all_finite(tree: Any) -> Tensor:
     parts = [leaf for leaf in leaves(tree) if leaf.numel() > 0 and is_floating(leaf)]
     if not parts:
         return torch.ones((), dtype=torch.bool)
-    # The largest size is nan where any number is, and takes one pass without a mask as large as the leaf.
-    largest = _norms([leaf.detach() for leaf in parts], float("inf"))
-    return torch.stack([torch.isfinite(number).to(largest[0].device) for number in largest]).all()
+    if is_plain([parts]):
+        # Both ends are nan where any number is; this is the fastest pass that tells.
+        real = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in parts]
+        ends = [end for leaf in real for end in torch.aminmax(leaf.detach())]
+    else:
+        ends = _norms([leaf.detach() for leaf in parts], float("inf"))
+    return torch.isfinite(torch.stack([end.to(ends[0].device) for end in ends])).all()
