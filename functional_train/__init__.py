@@ -10,6 +10,7 @@ from functional_train.gradients.sharpness import asam, sam
 from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
 from functional_train.models.lora import lora_init, lora_merge
+from functional_train.models.statistics import update_bn
 from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
@@ -17,10 +18,11 @@ from functional_train.steps.loop import fold, iterate, scan
 from functional_train.steps.scaled import ScaledState, init_scaled_state, make_scaled_step
 from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
-from functional_train.updates import schedules
+from functional_train.updates import projections, schedules
 from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity, named_chain
 from functional_train.updates.hyperparameters import ScheduledState
+from functional_train.updates.mixing import incremental_update, periodic_update
 from functional_train.updates.optimizers._adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from functional_train.updates.optimizers._adafactor import AdafactorState, adafactor, scale_by_factored_rms
 from functional_train.updates.optimizers._adagrad import AdagradState, adagrad, scale_by_adagrad
@@ -45,20 +47,54 @@ from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
 from functional_train.updates.torch_classes.wrap import TorchClassState, wrap_torch_optimizer
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
-from functional_train.updates.transforms._clip import clip_by_global_norm
+from functional_train.updates.transforms._accumulate import AccumulateState, accumulate_updates
+from functional_train.updates.transforms._average import (
+    AverageState,
+    average_params,
+    averaged_params,
+    ema_params,
+    swa_params,
+)
+from functional_train.updates.transforms._clip import (
+    adaptive_grad_clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    clip_by_leaf_norm,
+    clip_by_value,
+)
+from functional_train.updates.transforms._condition import (
+    ConditionFn,
+    ConditionState,
+    conditionally_mask,
+    conditionally_transform,
+)
 from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._ema import EmaState, ema
+from functional_train.updates.transforms._finite import FiniteState, apply_if_finite, zero_nans
 from functional_train.updates.transforms._inject import InjectedState, inject_hyperparams
 from functional_train.updates.transforms._kahan import KahanState, kahan
+from functional_train.updates.transforms._lookahead import LookaheadState, lookahead
 from functional_train.updates.transforms._master_weights import MasterWeightsState, master_weights
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
+from functional_train.updates.transforms._monitor import MonitorState, monitor
+from functional_train.updates.transforms._noise import NoiseState, add_noise
 from functional_train.updates.transforms._param_groups import param_groups
 from functional_train.updates.transforms._partition import PartitionState, freeze, masked, partition
 from functional_train.updates.transforms._plateau import PlateauState, reduce_on_plateau
+from functional_train.updates.transforms._project import keep_params_nonnegative, project
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.updates.transforms._schedule_free import (
     ScheduleFreeState,
     schedule_free,
     schedule_free_eval_params,
+)
+from functional_train.updates.transforms._shape import (
+    centralize,
+    normalize_by_global_norm,
+    scale,
+    scale_by_param_norm,
+    scale_by_param_rms,
+    set_to_zero,
 )
 from functional_train.updates.transforms._stochastic_rounding import stochastic_rounding
 from functional_train.values import random, tree
@@ -82,17 +118,23 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASGDState",
+    "AccumulateState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
     "AdamState",
     "AdamaxState",
     "Aux",
+    "AverageState",
     "BatchesError",
+    "ConditionFn",
+    "ConditionState",
     "DAdaptAdamState",
     "DAdaptSGDState",
     "Effects",
+    "EmaState",
     "EmptyState",
+    "FiniteState",
     "Functional",
     "FunctionalTrainError",
     "GradFn",
@@ -104,13 +146,16 @@ __all__ = [
     "InjectedState",
     "KahanState",
     "LBFGSState",
+    "LookaheadState",
     "LossError",
     "LossFn",
     "MasterWeightsState",
     "MatricesState",
     "MomentumState",
+    "MonitorState",
     "MuonState",
     "NAdamState",
+    "NoiseState",
     "NonFiniteError",
     "OwnershipError",
     "Params",
@@ -132,22 +177,36 @@ __all__ = [
     "TorchClassState",
     "TrainState",
     "UpdateFn",
+    "accumulate_updates",
     "adadelta",
     "adafactor",
     "adagrad",
     "adam",
     "adamax",
     "adamw",
+    "adaptive_grad_clip",
     "add_decayed_weights",
     "add_momentum",
+    "add_noise",
+    "apply_if_finite",
     "apply_updates",
     "asam",
     "asgd",
+    "average_params",
+    "averaged_params",
+    "centralize",
     "chain",
+    "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_leaf_norm",
+    "clip_by_value",
+    "conditionally_mask",
+    "conditionally_transform",
     "dadapt_adam",
     "dadapt_sgd",
     "early_stopping",
+    "ema",
+    "ema_params",
     "fit",
     "fold",
     "freeze",
@@ -155,12 +214,15 @@ __all__ = [
     "grad",
     "grad_and_value",
     "identity",
+    "incremental_update",
     "init_scaled_state",
     "init_state",
     "inject_hyperparams",
     "iterate",
     "kahan",
+    "keep_params_nonnegative",
     "lbfgs",
+    "lookahead",
     "lora_init",
     "lora_merge",
     "make_scaled_step",
@@ -170,14 +232,19 @@ __all__ = [
     "master_weights",
     "merge",
     "mixed_precision",
+    "monitor",
     "muon",
     "nadam",
     "named_chain",
     "negate",
+    "normalize_by_global_norm",
     "param_groups",
     "partition",
+    "periodic_update",
     "plot",
     "prodigy",
+    "project",
+    "projections",
     "radam",
     "random",
     "record_effects",
@@ -185,6 +252,7 @@ __all__ = [
     "rmsprop",
     "rprop",
     "sam",
+    "scale",
     "scale_by_adadelta",
     "scale_by_adagrad",
     "scale_by_adam",
@@ -194,6 +262,8 @@ __all__ = [
     "scale_by_lr",
     "scale_by_muon",
     "scale_by_nadam",
+    "scale_by_param_norm",
+    "scale_by_param_rms",
     "scale_by_radam",
     "scale_by_rmsprop",
     "scale_by_rprop",
@@ -205,12 +275,16 @@ __all__ = [
     "schedule_free_radam",
     "schedule_free_sgd",
     "schedules",
+    "set_to_zero",
     "sgd",
     "sparse_adam",
     "stateless",
     "static_field",
     "stochastic_rounding",
     "struct",
+    "swa_params",
     "tree",
+    "update_bn",
     "wrap_torch_optimizer",
+    "zero_nans",
 ]

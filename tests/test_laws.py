@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -27,7 +27,20 @@ FACTORIES = {**cases.OPTIMIZERS, **cases.TRANSFORMS, **cases.WRAPPERS, **cases.S
 )
 def test_transformation(case: str, law: Law) -> None:
     """What a factory makes without arguments keeps the law, whatever the parameters and gradients."""
+    if (case, law.__name__) in cases.EXEMPT:
+        check_exempt(law, FACTORIES[case]())
     check_law(law, FACTORIES[case](), testing.params_and_grads())
+
+
+def check_exempt(law: Law, transformation: ft.GradientTransformation) -> None:
+    """Look for a failure that is known to be there: among trees of several leaves, and without simplifying it."""
+
+    @settings(settings_for(law), phases=[Phase.generate])
+    @given(testing.params_and_grads(min_leaves=3))
+    def holds(drawn: Any) -> None:
+        law(transformation, *drawn)
+
+    holds()
 
 
 # Whether 16 bits hold what comes out of a chain depends on the sizes that its links hand on.
@@ -90,7 +103,8 @@ def test_equals_its_reference(case: str) -> None:
         for row, expected in zip(
             (first, second, third), cases.REFERENCES[case](leaves, [first, second, third]), strict=True
         ):
-            reached, state = ft.make_update(optimizer)(row, state, reached, value=torch.ones(()))
+            more = {"value": torch.ones(()), "key": ft.random.key(0)}
+            reached, state = ft.make_update(optimizer)(row, state, reached, **more)
             # Three steps of a handful of roundings of numbers up to 10.
             testing.assert_trees_close(reached, expected, rtol=1e-12, atol=1e-12)
 

@@ -1,12 +1,13 @@
 """One transformation after another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from functional_train.updates.apply import move_columns
 from functional_train.updates.transformation import (
     EmptyState,
     GradientTransformation,
+    WatchFn,
     check_state,
     check_transformation,
     columnwise,
@@ -35,11 +36,15 @@ def identity() -> GradientTransformation:
     """
 
     def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, Tree]:
-        del p, extra
-        check_state(state, EmptyState)
-        return g, state
+        del p
+        return g, watch(g, state, **extra)
 
-    return GradientTransformation(init_empty, columnwise(update, neutral=True))
+    def watch(new: Flat, state: Tree, **extra: Any) -> Tree:
+        del new, extra
+        check_state(state, EmptyState)
+        return state
+
+    return GradientTransformation(init_empty, columnwise(update, watch=watch))
 
 
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
@@ -67,7 +72,8 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     for position, transformation in enumerate(transformations):
         check_transformation(transformation, f"chain, as argument {position},")
 
-    last = max([place for place, one in enumerate(transformations) if not _is_neutral(one)], default=-1)
+    watches = [_watch(one) for one in transformations]
+    last = max([place for place, watch in enumerate(watches) if watch is None], default=-1)
 
     def init(params: Tree) -> tuple[Tree, ...]:
         return tuple([transformation.init(params) for transformation in transformations])
@@ -82,11 +88,18 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
         g, before, p = _through(transformations[:last], g, state[:last], p, extra)
         assert p is not None
         new, own = move_columns(transformations[last], g, state[last], p, extra)
-        # What follows hands gradients on as they are, and so would it parameters; it looks at its state.
-        new, after, _ = _through(transformations[last + 1 :], new, state[last + 1 :], new, extra)
-        return new, (*before, own, *after)
+        return new, (*before, own, *watched(new, state, extra))
 
-    return GradientTransformation(init, columnwise(update, move if last >= 0 else None, neutral=last < 0))
+    def watched(new: Flat, state: Tree, extra: Mapping[str, Any]) -> list[Tree]:
+        """The states of the transformations behind the last that makes updates."""
+        rest = zip(watches[last + 1 :], state[last + 1 :], strict=True)
+        return [watch(new, own, **extra) for watch, own in rest if watch is not None]
+
+    def watch(new: Flat, state: Tree, **extra: Any) -> tuple[Tree, ...]:
+        _check_states(state, len(transformations))
+        return tuple(watched(new, state, extra))
+
+    return GradientTransformation(init, columnwise(update, move) if last >= 0 else columnwise(update, watch=watch))
 
 
 def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransformation:
@@ -148,9 +161,9 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
     return GradientTransformation(init, columnwise(update, move))
 
 
-def _is_neutral(transformation: GradientTransformation) -> bool:
+def _watch(transformation: GradientTransformation) -> WatchFn | None:
     written = on_columns(transformation)
-    return written is not None and written.neutral
+    return None if written is None else written.watch
 
 
 def _through(

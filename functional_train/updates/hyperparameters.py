@@ -14,15 +14,18 @@ from functional_train.updates.transformation import (
     GradientTransformation,
     check_state,
     columnwise,
+    on_columns,
     update_columns,
 )
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
+from functional_train.values.tree._lookup import Predicate
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 P = ParamSpec("P")
 Number = float | Tensor
+_OTHER_FUNCTIONS = (GradientTransformation, Predicate, Predicate | None)
 
 
 class ScheduledState(NamedTuple):
@@ -43,14 +46,17 @@ class ScheduledState(NamedTuple):
     inner: Tree
 
 
-def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, GradientTransformation]:
+def schedulable(
+    factory: Callable[P, GradientTransformation], *, watches: bool = False
+) -> Callable[P, GradientTransformation]:
     """Let every hyperparameter of a factory be a schedule; the factory itself is written for numbers and tensors.
 
     When one is, the transformation counts its updates and is built anew at each, from the schedules' values there.
+    `watches` says that what the factory makes only looks at new parameters.
     """
     signature = inspect.signature(factory)
-    # What a wrapper wraps is a tuple of functions, none of which is a schedule.
-    wrapped = {name for name, each in signature.parameters.items() if each.annotation is GradientTransformation}
+    # Functions that are no schedules: those of the transformation that a wrapper wraps, and predicates of leaves.
+    wrapped = {name for name, each in signature.parameters.items() if each.annotation in _OTHER_FUNCTIONS}
 
     @functools.wraps(factory)
     def with_schedules(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
@@ -76,7 +82,14 @@ def schedulable(factory: Callable[P, GradientTransformation]) -> Callable[P, Gra
             new, inner = move_columns(at(state.step), g, state.inner, p, extra)
             return new, ScheduledState(state.step + 1, inner)
 
-        return GradientTransformation(init, columnwise(update, move))
+        def watch(new: Flat, state: Tree, **extra: Any) -> ScheduledState:
+            check_state(state, ScheduledState)
+            written = on_columns(at(state.step))
+            assert written is not None
+            assert written.watch is not None
+            return ScheduledState(state.step + 1, written.watch(new, state.inner, **extra))
+
+        return GradientTransformation(init, columnwise(update, watch=watch) if watches else columnwise(update, move))
 
     return with_schedules
 
@@ -139,10 +152,11 @@ def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, N
     )
 
 
-def check_count(name: str, value: int, least: int = 0, hint: str = "It counts updates.") -> None:
-    """Refuse what is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def check_count(name: str, value: Hyperparameter, least: int, hint: str = "") -> Number:
+    """Refuse anything but a whole number that is not below `least`; a tensor's value is never looked at."""
+    if not isinstance(value, Tensor | int):
         raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}. {hint}".rstrip())
+    return _checked(name, value, lambda number: number >= least, f"must be an int >= {least}", hint)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -192,6 +206,11 @@ def check_whole(name: str, value: int, least: int, hint: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}. {hint}".rstrip())
     return value
+
+
+def check_num_updates(name: str, value: int, least: int = 0) -> int:
+    """Refuse what is no count of updates."""
+    return check_whole(name, value, least, "It counts updates.")
 
 
 def check_finite(name: str, value: Hyperparameter, hint: str = "") -> Number:

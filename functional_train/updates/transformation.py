@@ -67,22 +67,28 @@ class MoveFn(Protocol):
     def __call__(self, g: Flat, opt_state: Any, p: Flat, /, **extra: Any) -> tuple[Flat, Any] | None: ...
 
 
+class WatchFn(Protocol):
+    """`(new p, opt_state, **extra) -> opt_state`, of a transformation that hands gradients on as they are."""
+
+    def __call__(self, new: Flat, opt_state: Any, /, **extra: Any) -> Any: ...
+
+
 class OnColumns(NamedTuple):
     """What an update function is written over columns as."""
 
     owner: TransformFn
     fn: ColumnsFn
     move: MoveFn | None
-    neutral: bool
+    watch: WatchFn | None
 
 
-def columnwise(fn: ColumnsFn, move: MoveFn | None = None, *, neutral: bool = False) -> TransformFn:
+def columnwise(fn: ColumnsFn, move: MoveFn | None = None, *, watch: WatchFn | None = None) -> TransformFn:
     """Make an update function of one that is written over columns of leaves.
 
     Leaves whose gradient is `None` are in no column. `chain` and `make_update` hand columns from one such function to
     the next, so that trees are taken apart and put together once a step. A column that is handed over has no other
-    user: `spend` it. `move` is for kernels that make new parameters without making updates first, and `neutral` says
-    that gradients pass through as they are.
+    user: `spend` it. `move` is for kernels that make new parameters without making updates first. `watch` says that
+    gradients pass through as they are, and what becomes of the state when new parameters are there already.
     """
 
     def update(grads: Tree, state: Tree, params: Tree, **extra: Any) -> tuple[Tree, Tree]:
@@ -94,8 +100,17 @@ def columnwise(fn: ColumnsFn, move: MoveFn | None = None, *, neutral: bool = Fal
         return updates.tree(), state
 
     # With its owner: functools.wraps would hand the attribute on to a wrapper, which must not be passed by.
-    update.on_columns = OnColumns(update, fn, move, neutral)  # pyright: ignore[reportFunctionMemberAccess]
+    update.on_columns = OnColumns(update, fn, move, watch)  # pyright: ignore[reportFunctionMemberAccess]
     return update
+
+
+def watching(watch: WatchFn, taker: str) -> TransformFn:
+    """Make the update function of a transformation that only looks at the parameters which updates lead to."""
+
+    def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, Tree]:
+        return g, watch(tree.add(check_params(p, taker), g), state, **extra)
+
+    return columnwise(update, watch=watch)
 
 
 def on_columns(transformation: GradientTransformation) -> OnColumns | None:

@@ -87,8 +87,14 @@ CASES: dict[str, Case] = {
         lambda a, b, c: torch.where(c > 0, a, b),
     ),
     "where scalar": Case(lambda a, b, c: tree.where(torch.tensor(False), a, b), lambda a, b, c: b),
+    "where number": Case(lambda a, b, c: tree.where(torch.tensor(False), a, 2), lambda a, b, c: torch.full_like(a, 2)),
+    "where or number": Case(
+        lambda a, b, c: tree.where(tree.map(lambda leaf: leaf > 0, b), a, 0.5),
+        lambda a, b, c: torch.where(b > 0, a, 0.5),
+    ),
 }
 OF_ONE = {"scale", "sqrt", "sign", "abs", "clamp"}
+ONE_TREE = {"add number", "add tensor", "sub number", "where number"}
 OF_TWO = {"add", "sub", "mul", "div", "lerp", "maximum", "minimum", "div_sqrt"}
 each_case = pytest.mark.parametrize("name", CASES)
 # Operations take one to five roundings of numbers up to 10 * 10 + 10.
@@ -156,7 +162,8 @@ def test_none_absorbs(name: str, trees: Any, data: st.DataObject) -> None:
     with_none = [tree.partition(each, lambda path, _, lost=lost: path in lost)[1] for each, lost in rows]
     word = name.split(maxsplit=1)[0]
     used = 1 if word in OF_ONE else 2 if word in OF_TWO else 3
-    used = 1 if name in {"add number", "add tensor", "sub number"} else 2 if name == "where scalar" else used
+    used = 1 if name in ONE_TREE else used
+    used = 2 if name in {"where scalar", "where or number"} else used
     lost = set().union(*gone[:used])
     result = CASES[name].ours(*with_none)
     expected = tree.partition(CASES[name].ours(*trees), lambda path, _: path in lost)[1]
@@ -191,7 +198,7 @@ def test_complex_leaves(name: str, trees: Any) -> None:
 def test_misfits_are_named(name: str) -> None:
     """Trees of other structures raise StructureError with the place, where the operation takes more than one."""
     one, other = {"a": torch.ones(2), "b": torch.ones(2)}, {"a": torch.ones(2)}
-    if name.split(maxsplit=1)[0] in OF_ONE or name in {"add number", "add tensor", "sub number"}:
+    if name.split(maxsplit=1)[0] in OF_ONE or name in ONE_TREE:
         return
     with pytest.raises(ft.StructureError, match="at 'b'"):
         CASES[name].ours(one, other, one)

@@ -52,11 +52,16 @@ def test_counts_and_numbers_are_one_a_leaf(drawn: Any) -> None:
     assert [float(number) for number in spread.leaves] == [rank for rank, here in enumerate(rows, start=1) if here]
     wide = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
     assert [n.dtype for n in spread.leaves] == [wide.get(leaf.dtype, leaf.dtype) for leaf in g.leaves]
+    flags = g.spread(values % 2 == 0).leaves
+    assert [flag.item() for flag in flags] == [float(number) % 2 == 0 for number in spread.leaves]
     scaled = tree.scale(spread, g).tree()
     expected = [grad * number.to(grad.dtype) for grad, number in zip(g.leaves, spread.leaves, strict=True)]
     testing.assert_trees_alike(scaled, grads)
     testing.assert_trees_close(tree.leaves(scaled), expected, rtol=2**-7)
     testing.assert_trees_equal(tree.leaves(p.tree()), tree.leaves(params))
+    here = [path for path, there in zip(tree.paths(params), rows, strict=True) if there]
+    assert p.paths() == here
+    assert g.paths() == here
 
 
 @given(testing.params_and_grads())
@@ -212,3 +217,20 @@ def test_subtrees_that_do_not_fit_are_named() -> None:
     (column,) = tree.flat({"a": torch.ones(1), "b": torch.ones(1)})
     with pytest.raises(ft.StructureError, match="at 'b'"):
         column.subtrees({"a": ()})
+
+
+@given(testing.params_and_grads())
+def test_numbers_of_leaves_are_computed_together(drawn: Any) -> None:
+    """`norms` and `rms` give each leaf its own, over trees and columns, and `jointly` takes them as one vector."""
+    params, _ = drawn
+    (p,) = tree.flat(params)
+    wide = [leaf.to(torch.complex128 if leaf.is_complex() else torch.float64) for leaf in p.leaves]
+    sizes = [torch.linalg.vector_norm(leaf) for leaf in wide]
+    means = [size / max(leaf.numel(), 1) ** 0.5 for size, leaf in zip(sizes, wide, strict=True)]
+    for fn, expected in ((tree.norms, sizes), (tree.rms, means)):
+        testing.assert_trees_equal(tree.leaves(fn(params)), fn(p).leaves)
+        for one, other in zip(fn(p).leaves, expected, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-6)
+        doubled = fn(p).jointly(lambda numbers: 2 * numbers)
+        for one, other in zip(doubled.leaves, fn(p).leaves, strict=True):
+            torch.testing.assert_close(one, 2 * other, check_dtype=False)

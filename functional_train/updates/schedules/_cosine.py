@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.hyperparameters import Number, check_num_updates
 from functional_train.updates.schedules._phase import ScheduleFn, Step, half_wave, number, progress
 
 _LAST_STEP = 2**53  # float64 does not hold every step beyond it
@@ -34,7 +34,7 @@ def cosine(start: Number, num_steps: int, end: Number = 0.0, power: Number = 1.0
         >>> ft.schedules.cosine(1.0, 10)(5)
         tensor(0.5000, dtype=torch.float64)
     """
-    check_count("num_steps", num_steps)
+    check_num_updates("num_steps", num_steps)
 
     def schedule(step: Step) -> Tensor:
         low = number(end)
@@ -66,7 +66,7 @@ def cosine_annealing(start: Number, num_steps: int, end: Number = 0.0) -> Schedu
         >>> ft.schedules.cosine_annealing(1.0, 10)(torch.tensor([0, 10, 20]))
         tensor([1., 0., 1.], dtype=torch.float64)
     """
-    check_count("num_steps", num_steps, 1)
+    check_num_updates("num_steps", num_steps, 1)
 
     def schedule(step: Step) -> Tensor:
         low = number(end)
@@ -105,8 +105,8 @@ def warm_restarts(
         >>> ft.schedules.warm_restarts(1.0, 4, multiplier=2)(torch.tensor([0, 2, 4, 8, 12]))
         tensor([1.0000, 0.5000, 1.0000, 0.5000, 1.0000], dtype=torch.float64)
     """
-    check_count("num_steps", num_steps, 1)
-    check_count("multiplier", multiplier, 1)
+    check_num_updates("num_steps", num_steps, 1)
+    check_num_updates("multiplier", multiplier, 1)
     restarts = _restarts(num_steps, multiplier)
 
     def schedule(step: Step) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_choice, check_count
+from functional_train.updates.hyperparameters import Number, check_choice, check_num_updates
 from functional_train.updates.schedules._phase import Anneal, ScheduleFn, Step, between, check_anneal, number, progress
 from functional_train.values.errors import HyperparameterError
 
@@ -50,8 +50,8 @@ def cyclic(
         >>> momentum = ft.schedules.cyclic(0.9, 0.8, 2)
     """
     num_down = num_up if num_down is None else num_down
-    check_count("num_up", num_up, 1)
-    check_count("num_down", num_down)
+    check_num_updates("num_up", num_up, 1)
+    check_num_updates("num_down", num_down)
     check_choice("mode", mode, ("triangular", "triangular2", "exp_range"))
     length = num_up + num_down
 
@@ -109,7 +109,7 @@ def one_cycle(
         tensor([0., 0.], dtype=torch.float64)
         >>> momentum = ft.schedules.one_cycle(0.85, 11, start=0.95, end=0.95)
     """
-    check_count("num_steps", num_steps, 1)
+    check_num_updates("num_steps", num_steps, 1)
     check_anneal(anneal)
     largest = 0.5 if three_phase else 1.0
     if not isinstance(pct_start, Tensor) and not 0.0 <= pct_start <= largest:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.hyperparameters import Number, check_num_updates
 from functional_train.updates.schedules._phase import ScheduleFn, Step, between, number, progress
 
 
@@ -29,7 +29,7 @@ def rex(start: Number, num_steps: int, end: Number = 0.0) -> ScheduleFn:
         >>> ft.schedules.rex(1.0, 10)(5)
         tensor(0.6667, dtype=torch.float64)
     """
-    check_count("num_steps", num_steps)
+    check_num_updates("num_steps", num_steps)
 
     def schedule(step: Step) -> Tensor:
         left = 1.0 - progress(step, 0, num_steps)
@@ -62,9 +62,9 @@ def inverse_sqrt(peak: Number, num_warmup: int, start: Number = 0.0, timescale: 
         >>> ft.schedules.inverse_sqrt(1.0, 10)(torch.tensor([0, 5, 10, 40]))
         tensor([0.0000, 0.5000, 1.0000, 0.5000], dtype=torch.float64)
     """
-    check_count("num_warmup", num_warmup)
+    check_num_updates("num_warmup", num_warmup)
     scale = max(num_warmup, 1) if timescale is None else timescale
-    check_count("timescale", scale, 1)
+    check_num_updates("timescale", scale, 1)
 
     def schedule(step: Step) -> Tensor:
         step = torch.as_tensor(step)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.hyperparameters import Number, check_num_updates
 from functional_train.updates.schedules._phase import ScheduleFn, Step, as_schedule, filled, number
 from functional_train.values.types import Hyperparameter
 
@@ -36,7 +36,7 @@ def exponential(
         >>> ft.schedules.exponential(1.0, 0.1, 30, staircase=True)(torch.tensor([29, 30]))
         tensor([1.0000, 0.1000], dtype=torch.float64)
     """
-    check_count("num_steps", num_steps, 1)
+    check_num_updates("num_steps", num_steps, 1)
 
     def schedule(step: Step) -> Tensor:
         whole = torch.as_tensor(step)
@@ -75,7 +75,7 @@ def multiplicative(start: Number, factor: Hyperparameter, num_steps: int) -> Sch
         >>> ft.schedules.multiplicative(1.0, lambda step: step / (step + 1.0), 100)(3)
         tensor(0.2500, dtype=torch.float64)
     """
-    check_count("num_steps", num_steps)
+    check_num_updates("num_steps", num_steps)
     factors = as_schedule(factor)(torch.arange(1, num_steps + 1))
     products = torch.cat([torch.ones(1, dtype=torch.float64), factors.cpu()]).cumprod(0)
 

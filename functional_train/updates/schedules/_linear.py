@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.hyperparameters import Number, check_num_updates
 from functional_train.updates.schedules._phase import ScheduleFn, Step, between, filled, number, progress
 
 
@@ -44,7 +44,7 @@ def linear(start: Number, end: Number, num_steps: int) -> ScheduleFn:
         >>> ft.schedules.linear(1.0, 0.0, 10)(4)
         tensor(0.6000, dtype=torch.float64)
     """
-    check_count("num_steps", num_steps)
+    check_num_updates("num_steps", num_steps)
     return lambda step: between(start, end, progress(step, 0, num_steps))
 
 
@@ -70,7 +70,7 @@ def polynomial(start: Number, end: Number, num_steps: int, power: Number) -> Sch
         >>> ft.schedules.polynomial(1.0, 0.0, 10, power=2.0)(5)
         tensor(0.2500, dtype=torch.float64)
     """
-    check_count("num_steps", num_steps)
+    check_num_updates("num_steps", num_steps)
 
     def schedule(step: Step) -> Tensor:
         low = number(end)

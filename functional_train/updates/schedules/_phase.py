@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_choice, check_count
+from functional_train.updates.hyperparameters import Number, check_choice, check_num_updates
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.types import Hyperparameter
 
@@ -66,8 +66,8 @@ def half_wave(passed: Tensor, power: Number = 1.0) -> Tensor:
 
 def check_part(part: str, num_part: int, num_steps: int) -> None:
     """Refuse a part that is longer than the whole."""
-    check_count(part, num_part)
-    check_count("num_steps", num_steps)
+    check_num_updates(part, num_part)
+    check_num_updates("num_steps", num_steps)
     if num_part > num_steps:
         raise HyperparameterError(
             f"{part}={num_part} is longer than num_steps={num_steps}, which counts it too. Raise num_steps."

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_count
+from functional_train.updates.hyperparameters import check_num_updates
 from functional_train.updates.schedules._phase import ScheduleFn, Step, as_schedule, check_ascending
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.types import Hyperparameter
@@ -93,6 +93,6 @@ def repeat(schedule: Hyperparameter, num_steps: int) -> ScheduleFn:
         >>> ft.schedules.repeat(ft.schedules.linear(1.0, 0.0, 2), 2)(torch.arange(5))
         tensor([1.0000, 0.5000, 1.0000, 0.5000, 1.0000], dtype=torch.float64)
     """
-    check_count("num_steps", num_steps, 1)
+    check_num_updates("num_steps", num_steps, 1)
     inner = as_schedule(schedule)
     return lambda step: inner(torch.as_tensor(step) % num_steps)

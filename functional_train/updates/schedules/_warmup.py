@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_count
+from functional_train.updates.hyperparameters import Number, check_num_updates
 from functional_train.updates.schedules._cosine import cosine
 from functional_train.updates.schedules._phase import (
     Anneal,
@@ -41,7 +41,7 @@ def warmup(schedule: Hyperparameter, num_warmup: int, start: Number = 0.0) -> Sc
         >>> ft.schedules.warmup(ft.schedules.exponential(1.0, 0.5), 2)(torch.arange(5))
         tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.2500], dtype=torch.float64)
     """
-    check_count("num_warmup", num_warmup)
+    check_num_updates("num_warmup", num_warmup)
     after = as_schedule(schedule)
 
     def warmed(step: Step) -> Tensor:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from functional_train.updates.hyperparameters import (
     check_choice,
-    check_count,
     check_fraction,
     check_non_negative,
+    check_whole,
     schedulable,
 )
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
@@ -102,9 +102,9 @@ def reduce_on_plateau(
     shrink = check_fraction("factor", factor, "0.1 is usual; with 1.0 nothing would shrink.")
     margin = check_non_negative("threshold", threshold, "1e-4 is usual.")
     smallest, negligible = check_non_negative("min_scale", min_scale), check_non_negative("eps", eps)
-    check_count("patience", patience, hint="It counts comparisons.")
-    check_count("cooldown", cooldown, hint="It counts comparisons.")
-    check_count("accumulation_size", accumulation_size, 1, hint="It counts values.")
+    check_whole("patience", patience, 0, "It counts comparisons.")
+    check_whole("cooldown", cooldown, 0, "It counts comparisons.")
+    check_whole("accumulation_size", accumulation_size, 1, "It counts values.")
     sign = 1.0 if mode == "min" else -1.0
 
     def init(params: Tree) -> PlateauState:

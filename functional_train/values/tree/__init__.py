@@ -8,7 +8,7 @@ from functional_train.values.tree._build import copy, num_elements, ravel, stack
 from functional_train.values.tree._flat import Flat, flat
 from functional_train.values.tree._functions import abs, cast, clamp, div_sqrt, maximum, minimum, sign, sqrt, where
 from functional_train.values.tree._lookup import combine, get, map_params, partition, set
-from functional_train.values.tree._reductions import global_norm, vdot
+from functional_train.values.tree._reductions import all_finite, global_norm, norms, rms, vdot
 from functional_train.values.tree._structure import flatten, items, leaves, map, paths, same_structure, unflatten
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "add",
     "addcdiv",
     "addcmul",
+    "all_finite",
     "cast",
     "clamp",
     "combine",
@@ -35,10 +36,12 @@ __all__ = [
     "maximum",
     "minimum",
     "mul",
+    "norms",
     "num_elements",
     "partition",
     "paths",
     "ravel",
+    "rms",
     "same_structure",
     "scale",
     "set",

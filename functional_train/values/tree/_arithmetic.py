@@ -171,7 +171,8 @@ def _lerp_of_leaf(start: Tensor, end: Tensor, weight: Any) -> Tensor:
 
 def _lerp(start: list[Tensor], end: list[Tensor], weight: Any) -> Sequence[Tensor]:
     if any(x.dtype != y.dtype for x, y in zip(start, end, strict=True)):
-        return [_lerp_of_leaf(x, y, weight) for x, y in zip(start, end, strict=True)]
+        weights = weight if isinstance(weight, list) else [weight] * len(start)
+        return [_lerp_of_leaf(*row) for row in zip(start, end, weights, strict=True)]
     return torch._foreach_lerp(start, end, [weight] * len(start) if isinstance(weight, Tensor) else weight)
 
 

@@ -9,7 +9,7 @@ from optree import PyTreeSpec
 from torch import Tensor
 
 from functional_train.values.errors import StructureError
-from functional_train.values.tree._structure import check_prefix, difference, flatten, unflatten
+from functional_train.values.tree._structure import check_prefix, difference, flatten, paths, unflatten
 
 _REQUIRES_GRAD = attrgetter("requires_grad")
 
@@ -157,25 +157,56 @@ class Flat:
         columns = [[row[place] for row in made] for place in range(outputs)]
         return tuple([Flat(column, self.frame, plain) for column in columns])
 
+    def jointly(self, fn: Callable[[Tensor], Tensor]) -> "Flat":
+        """Apply an elementwise function to a column of 0-d tensors, all of them as one vector."""
+        if not self.leaves:
+            return self
+        numbers = fn(torch.stack([leaf.to(self.leaves[0].device) for leaf in self.leaves])).unbind()
+        made = [number.to(leaf.device) for number, leaf in zip(numbers, self.leaves, strict=True)]
+        return Flat(made, self.frame, self.plain and not made[0].requires_grad)
+
     def spread(self, values: Tensor) -> "Flat":
         """One number for each leaf of the structure, as a column of 0-d tensors in the dtypes of this one's leaves.
 
         Args:
-            values: Shape `(num_leaves,)`, one entry for each leaf of the structure, absent ones included.
+            values: Shape `(num_leaves,)`, one entry for each leaf of the structure, absent ones included. Bools stay.
 
         Returns:
             A column beside this one.
         """
-        dtypes = {_wide(leaf.dtype) for leaf in self.leaves}
+        dtypes = {torch.bool if values.dtype is torch.bool else _wide(leaf.dtype) for leaf in self.leaves}
         if len(dtypes) == 1:
             (dtype,) = dtypes
             values = values.to(dtype)
-        numbers = list(values.unbind())
-        if self.frame.ranks is not None:
-            numbers = [numbers[rank] for rank in self.frame.ranks]
+        numbers = self.rows(values)
         if len(dtypes) > 1:
             numbers = [number.to(_wide(leaf.dtype)) for number, leaf in zip(numbers, self.leaves, strict=True)]
         return Flat(numbers, self.frame, self.plain and not values.requires_grad)
+
+    def only(self, chosen: Sequence[bool]) -> "Flat":
+        """The column without the leaves that are not chosen, for arithmetic with columns of the same choice."""
+        leaves = [leaf for leaf, here in zip(self.leaves, chosen, strict=True) if here]
+        return Flat(leaves, self.frame, self.plain)
+
+    def at(self, chosen: Sequence[bool], made: "Flat") -> "Flat":
+        """The column with the leaves that are chosen taken from what was made of `only` them."""
+        rest = iter(made.leaves)
+        leaves = [next(rest) if here else leaf for leaf, here in zip(self.leaves, chosen, strict=True)]
+        return Flat(leaves, self.frame, self.plain and made.plain)
+
+    def rows(self, values: Tensor) -> list[Tensor]:
+        """Of values of shape `(num_leaves, ...)`, the entry of each leaf that is there."""
+        entries = list(values.unbind())
+        return entries if self.frame.ranks is None else [entries[rank] for rank in self.frame.ranks]
+
+    def paths(self) -> list[str]:
+        """The path of each leaf."""
+        frame = self.frame
+        if frame.positions is None or not self.leaves:
+            return paths(unflatten(frame.structure, self.leaves)) if self.leaves else []
+        # Any leaf will do, where a number would not: torch's tracer fails on a dict of numbers inside a tree.
+        every = paths(unflatten(frame.structure, self.leaves[:1] * frame.num_slots))
+        return [every[position] for position in frame.positions]
 
     def counted(self, counts: Tensor) -> Tensor:
         """Counts of shape `(num_leaves,)`, one more for each leaf that is there."""

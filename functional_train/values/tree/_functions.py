@@ -212,7 +212,7 @@ def where(condition: Any, first: Any, second: Any) -> Any:
     Args:
         condition: A tree of bool tensors like `first`, or one 0-d bool tensor for all leaves.
         first: Taken where the condition is true.
-        second: Taken elsewhere; a tree like `first`.
+        second: Taken elsewhere; a tree like `first`, or a number.
 
     Returns:
         A tree like `first`. What is not chosen has no influence, nan included.
@@ -225,6 +225,8 @@ def where(condition: Any, first: Any, second: Any) -> Any:
         >>> ft.tree.where(torch.tensor(False), {"w": torch.ones(1)}, {"w": torch.zeros(1)})
         {'w': tensor([0.])}
     """
+    if isinstance(second, int | float):
+        return _where_or_number(condition, first, second)
     if isinstance(condition, Tensor):
         return elementwise(
             lambda a, b: [torch.where(condition, x, y) for x, y in zip(a, b, strict=True)],
@@ -236,6 +238,15 @@ def where(condition: Any, first: Any, second: Any) -> Any:
         lambda a, b, c: torch.where(c, a, b),
         (first, second, condition),
     )
+
+
+def _where_or_number(condition: Any, first: Any, number: float) -> Any:
+    def choose(leaf: Tensor, chosen: Tensor) -> Tensor:
+        return torch.where(chosen, leaf, number if is_floating(leaf) else int(number))
+
+    if isinstance(condition, Tensor):
+        return elementwise(lambda a: [choose(x, condition) for x in a], lambda a: choose(a, condition), (first,))
+    return elementwise(lambda a, c: [choose(*row) for row in zip(a, c, strict=True)], choose, (first, condition))
 
 
 def cast(tree: Any, like: Any) -> Any:

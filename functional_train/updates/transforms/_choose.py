@@ -1,0 +1,78 @@
+"""Updates that may not happen, decided where the tensors are: the host waits for no device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+
+from functional_train.updates.apply import move_columns
+from functional_train.updates.transformation import GradientTransformation, update_columns
+from functional_train.values import tree
+from functional_train.values.tree import Flat
+from functional_train.values.types import Tree
+
+# Added to a number it leaves every bit as it is; 0.0 would turn -0.0 around.
+NOTHING = -0.0
+
+
+def update_where(
+    condition: Tensor, tx: GradientTransformation, g: Flat, state: Tree, p: Flat | None, extra: Mapping[str, Any]
+) -> tuple[Flat, Tree]:
+    """An update where the 0-d condition is true; elsewhere updates of nothing, and the state as it was."""
+    return choose_update(condition, tx, g, state, p, extra, NOTHING)
+
+
+def choose_update(
+    condition: Tensor,
+    tx: GradientTransformation,
+    g: Flat,
+    state: Tree,
+    p: Flat | None,
+    extra: Mapping[str, Any],
+    otherwise: Flat | float,
+) -> tuple[Flat, Tree]:
+    """An update where the 0-d condition is true; elsewhere a number or a column beside g, and the state as it was."""
+    known = _known(condition)
+    if known is False:
+        return otherwise if isinstance(otherwise, Flat) else tree.where(condition, g, otherwise), state
+    updates, new, _ = update_columns(tx, g, state, p, extra)
+    if known:
+        return updates, new
+    if isinstance(otherwise, Flat):
+        otherwise = beside(updates, otherwise)
+    return tree.where(condition, updates, otherwise), tree.where(condition, new, state)
+
+
+def move_where(
+    condition: Tensor, tx: GradientTransformation, g: Flat, state: Tree, p: Flat, extra: Mapping[str, Any]
+) -> tuple[Flat, Tree]:
+    """New parameters where the 0-d condition is true; elsewhere the old ones, and the state as it was."""
+    known = _known(condition)
+    if known is False:
+        return p, state
+    moved, new = move_columns(tx, g, state, p, extra)
+    if known:
+        return moved, new
+    return tree.where(condition, moved, beside(moved, p)), tree.where(condition, new, state)
+
+
+def _known(condition: Tensor) -> bool | None:
+    """What a condition is, where reading it costs nothing: beside the host, and with nothing that maps or traces.
+
+    What is chosen is the same either way, bit for bit.
+    """
+    readable = (
+        condition.device.type == "cpu"
+        and type(condition) is Tensor
+        and not torch.compiler.is_compiling()
+        and peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+    return bool(condition) if readable else None
+
+
+def beside(column: Flat, other: Flat) -> Flat:
+    """The other column, on the frame of the first."""
+    return other if other.frame is column.frame else column.beside(other.tree())[0]
