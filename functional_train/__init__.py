@@ -19,6 +19,7 @@ from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._lion import LionState, lion, scale_by_lion
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
@@ -58,6 +59,7 @@ __all__ = [
     "Hyperparameter",
     "HyperparameterError",
     "ImmutableError",
+    "LionState",
     "LossError",
     "LossFn",
     "MomentumState",
@@ -88,6 +90,7 @@ __all__ = [
     "identity",
     "init_state",
     "iterate",
+    "lion",
     "make_step",
     "make_update",
     "merge",
@@ -97,6 +100,7 @@ __all__ = [
     "random",
     "record_effects",
     "scale_by_adam",
+    "scale_by_lion",
     "scale_by_lr",
     "scan",
     "schedules",

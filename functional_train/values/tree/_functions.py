@@ -151,7 +151,7 @@ def sign(tree: Any) -> Any:
         >>> ft.tree.sign({"w": torch.tensor([-2.0, 0.0, 3.0])})
         {'w': tensor([-1.,  0.,  1.])}
     """
-    return elementwise(torch._foreach_sign, torch.sign, (tree,))
+    return elementwise(torch._foreach_sign, torch.sign, (tree,), into=torch._foreach_sign_)
 
 
 def abs(tree: Any) -> Any:
