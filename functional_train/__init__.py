@@ -18,12 +18,16 @@ from functional_train.updates import schedules
 from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
+from functional_train.updates.optimizers._adabelief import adabelief, scale_by_belief
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._adan import AdanState, adan, scale_by_adan
+from functional_train.updates.optimizers._adopt import adopt, scale_by_adopt
 from functional_train.updates.optimizers._lion import LionState, lion, scale_by_lion
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._moments import MomentsState
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import random, tree
@@ -47,6 +51,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdamState",
+    "AdanState",
     "Aux",
     "BatchesError",
     "Effects",
@@ -62,6 +67,7 @@ __all__ = [
     "LionState",
     "LossError",
     "LossFn",
+    "MomentsState",
     "MomentumState",
     "NonFiniteError",
     "OwnershipError",
@@ -74,10 +80,13 @@ __all__ = [
     "StructureError",
     "TrainState",
     "UpdateFn",
+    "adabelief",
     "adam",
     "adamw",
+    "adan",
     "add_decayed_weights",
     "add_momentum",
+    "adopt",
     "apply_updates",
     "chain",
     "clip_by_global_norm",
@@ -100,6 +109,9 @@ __all__ = [
     "random",
     "record_effects",
     "scale_by_adam",
+    "scale_by_adan",
+    "scale_by_adopt",
+    "scale_by_belief",
     "scale_by_lion",
     "scale_by_lr",
     "scan",

@@ -54,10 +54,13 @@ SCHEDULES = {name: getattr(ft.schedules, name) for name in ft.schedules.__all__}
 
 REFERENCES: dict[str, Reference] = {}
 HYPERPARAMETERS: dict[str, Settings] = {}
+# A law that a case need not keep, and why. An exemption that is no longer needed fails.
+EXEMPT: dict[tuple[str, str], str] = {}
 for found in pkgutil.iter_modules(references.__path__):
     tables = vars(importlib.import_module(f"{references.__name__}.{found.name}"))
     REFERENCES |= tables.get("REFERENCES", {})
     HYPERPARAMETERS |= tables.get("HYPERPARAMETERS", {})
+    EXEMPT |= tables.get("EXEMPT", {})
 
 # Phases of at least two steps, so that neighbors can show a jump.
 SCHEDULE_ARGUMENTS: dict[str, tuple[float, ...]] = {
@@ -66,9 +69,6 @@ SCHEDULE_ARGUMENTS: dict[str, tuple[float, ...]] = {
     "linear": (1.0, 0.1, 30),
     "warmup_cosine": (1.0, 8, 40),
 }
-
-# A law that a case need not keep, and why. An exemption that is no longer needed fails.
-EXEMPT: dict[tuple[str, str], str] = {}
 
 
 def with_laws(kind: str, cases: Iterable[str]) -> list[Any]:

@@ -121,6 +121,19 @@ def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, N
     )
 
 
+def check_three_betas(
+    betas: tuple[Hyperparameter, Hyperparameter, Hyperparameter], usual: tuple[float, float, float]
+) -> tuple[Number, Number, Number]:
+    """Refuse betas that are not three, or a beta outside [0, 1)."""
+    if not isinstance(betas, tuple | list) or len(betas) != 3:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HyperparameterError(f"betas must be three numbers, got {betas!r}. {usual} is usual.")
+    first, second, third = (
+        check_fraction(f"betas[{place}]", beta, f"With 1.0 a moment never moves; {usual[place]} is usual.")
+        for place, beta in enumerate(betas)
+    )
+    return first, second, third
+
+
 def _checked(name: str, value: Any, accept: Callable[[float], bool], rule: str, hint: str) -> Number:
     if isinstance(value, Tensor):
         if value.ndim != 0:

@@ -12,6 +12,17 @@ from tests.oracles.problem import GRADIENTS, NUM_STEPS, STEPS, start
 
 # What equals which case of which library, as it stands.
 CASES: dict[tuple[str, str], Callable[[], ft.GradientTransformation]] = {
+    ("pytorch_optimizer", "adabelief"): lambda: ft.adabelief(0.05),
+    ("pytorch_optimizer", "adabelief_options"): lambda: ft.adabelief(0.05, (0.8, 0.95), 1e-6, 0.1),
+    ("pytorch_optimizer", "adan"): lambda: ft.adan(0.05),
+    ("pytorch_optimizer", "adan_options"): lambda: ft.chain(
+        ft.clip_by_global_norm(2.0), ft.adan(0.05, (0.9, 0.8, 0.95), 1e-6, 0.1)
+    ),
+    ("pytorch_optimizer", "adan_decoupled"): lambda: ft.chain(
+        ft.scale_by_adan(), ft.add_decayed_weights(0.1), ft.scale_by_lr(0.05)
+    ),
+    ("optax", "adopt"): lambda: ft.adopt(0.05),
+    ("optax", "adopt_options"): lambda: ft.adopt(0.05, (0.8, 0.95), 0.1),
     ("optax", "lion"): lambda: ft.lion(0.01, weight_decay=1e-3),
     ("optax", "lion_options"): lambda: ft.lion(0.01, (0.8, 0.95), 0.1),
     ("pytorch_optimizer", "lion"): lambda: ft.lion(0.01),

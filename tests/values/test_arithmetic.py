@@ -71,6 +71,10 @@ CASES: dict[str, Case] = {
     ),
     "maximum": Case(lambda a, b, c: tree.maximum(a, b), lambda a, b, c: torch.maximum(a, b)),
     "minimum": Case(lambda a, b, c: tree.minimum(a, b), lambda a, b, c: torch.minimum(a, b)),
+    "maximum number": Case(lambda a, b, c: tree.maximum(a, 0.5), lambda a, b, c: a.clamp(min=0.5)),
+    "maximum tensor": Case(lambda a, b, c: tree.maximum(a, HALF), lambda a, b, c: a.clamp(min=0.5)),
+    "minimum number": Case(lambda a, b, c: tree.minimum(a, 0.5), lambda a, b, c: a.clamp(max=0.5)),
+    "minimum tensor": Case(lambda a, b, c: tree.minimum(a, HALF), lambda a, b, c: a.clamp(max=0.5)),
     "sign": Case(lambda a, b, c: tree.sign(a), lambda a, b, c: a.sign()),
     "abs": Case(lambda a, b, c: tree.abs(a), lambda a, b, c: a.abs()),
     "clamp": Case(lambda a, b, c: tree.clamp(a, -0.5, 2), lambda a, b, c: a.clamp(-0.5, 2)),
@@ -89,6 +93,7 @@ CASES: dict[str, Case] = {
     "where scalar": Case(lambda a, b, c: tree.where(torch.tensor(False), a, b), lambda a, b, c: b),
 }
 OF_ONE = {"scale", "sqrt", "sign", "abs", "clamp"}
+WITH_NUMBER = {f"{word} {kind}" for word in ("add", "sub", "maximum", "minimum") for kind in ("number", "tensor")}
 OF_TWO = {"add", "sub", "mul", "div", "lerp", "maximum", "minimum", "div_sqrt"}
 each_case = pytest.mark.parametrize("name", CASES)
 # Operations take one to five roundings of numbers up to 10 * 10 + 10.
@@ -156,7 +161,7 @@ def test_none_absorbs(name: str, trees: Any, data: st.DataObject) -> None:
     with_none = [tree.partition(each, lambda path, _, lost=lost: path in lost)[1] for each, lost in rows]
     word = name.split(maxsplit=1)[0]
     used = 1 if word in OF_ONE else 2 if word in OF_TWO else 3
-    used = 1 if name in {"add number", "add tensor", "sub number"} else 2 if name == "where scalar" else used
+    used = 1 if name in WITH_NUMBER else 2 if name == "where scalar" else used
     lost = set().union(*gone[:used])
     result = CASES[name].ours(*with_none)
     expected = tree.partition(CASES[name].ours(*trees), lambda path, _: path in lost)[1]
@@ -191,7 +196,7 @@ def test_complex_leaves(name: str, trees: Any) -> None:
 def test_misfits_are_named(name: str) -> None:
     """Trees of other structures raise StructureError with the place, where the operation takes more than one."""
     one, other = {"a": torch.ones(2), "b": torch.ones(2)}, {"a": torch.ones(2)}
-    if name.split(maxsplit=1)[0] in OF_ONE or name in {"add number", "add tensor", "sub number"}:
+    if name.split(maxsplit=1)[0] in OF_ONE or name in WITH_NUMBER:
         return
     with pytest.raises(ft.StructureError, match="at 'b'"):
         CASES[name].ours(one, other, one)

@@ -71,7 +71,7 @@ class Flat:
         """
         self.fresh = self.spent = False
         frame = self.frame
-        if self.source is not None:
+        if self.source is not None and (absent is None or frame.positions is None):
             return self.source
         if frame.positions is None:
             return unflatten(frame.structure, self.leaves)
