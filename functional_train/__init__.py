@@ -21,15 +21,29 @@ from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adabelief import adabelief, scale_by_belief
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._adan import AdanState, adan, scale_by_adan
+from functional_train.updates.optimizers._ademamix import (
+    AdEMAMixState,
+    ademamix,
+    scale_by_ademamix,
+    scale_by_simplified_ademamix,
+    simplified_ademamix,
+)
 from functional_train.updates.optimizers._adopt import adopt, scale_by_adopt
+from functional_train.updates.optimizers._lamb import lamb
+from functional_train.updates.optimizers._lars import lars
 from functional_train.updates.optimizers._lion import LionState, lion, scale_by_lion
+from functional_train.updates.optimizers._mars import VarianceReductionState, mars, reduce_variance
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.optimizers._stable_adamw import scale_by_stable_adam, stable_adamw
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
+from functional_train.updates.transforms._cautious import cautious
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._grokfast import GrokfastEMAState, GrokfastMAState, grokfast_ema, grokfast_ma
 from functional_train.updates.transforms._moments import MomentsState
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._trust_ratio import scale_by_trust_ratio
 from functional_train.values import random, tree
 from functional_train.values.errors import (
     BatchesError,
@@ -50,6 +64,7 @@ from functional_train.values.types import Aux, GradFn, Hyperparameter, LossFn, S
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdEMAMixState",
     "AdamState",
     "AdanState",
     "Aux",
@@ -60,6 +75,8 @@ __all__ = [
     "FunctionalTrainError",
     "GradFn",
     "GradientTransformation",
+    "GrokfastEMAState",
+    "GrokfastMAState",
     "History",
     "Hyperparameter",
     "HyperparameterError",
@@ -80,14 +97,17 @@ __all__ = [
     "StructureError",
     "TrainState",
     "UpdateFn",
+    "VarianceReductionState",
     "adabelief",
     "adam",
     "adamw",
     "adan",
     "add_decayed_weights",
     "add_momentum",
+    "ademamix",
     "adopt",
     "apply_updates",
+    "cautious",
     "chain",
     "clip_by_global_norm",
     "early_stopping",
@@ -96,27 +116,39 @@ __all__ = [
     "functionalize",
     "grad",
     "grad_and_value",
+    "grokfast_ema",
+    "grokfast_ma",
     "identity",
     "init_state",
     "iterate",
+    "lamb",
+    "lars",
     "lion",
     "make_step",
     "make_update",
+    "mars",
     "merge",
     "mixed_precision",
     "negate",
     "plot",
     "random",
     "record_effects",
+    "reduce_variance",
     "scale_by_adam",
     "scale_by_adan",
+    "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_belief",
     "scale_by_lion",
     "scale_by_lr",
+    "scale_by_simplified_ademamix",
+    "scale_by_stable_adam",
+    "scale_by_trust_ratio",
     "scan",
     "schedules",
     "sgd",
+    "simplified_ademamix",
+    "stable_adamw",
     "stateless",
     "static_field",
     "struct",

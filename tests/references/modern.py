@@ -57,11 +57,92 @@ def adopt_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
     return memory["m"]
 
 
+def adam_direction(g: Tensor, memory: Memory, beta1: float, beta2: float, eps: float) -> Tensor:
+    t = count(memory)
+    m = memory["m"] = beta1 * kept(memory, "m", g) + (1 - beta1) * g
+    v = memory["v"] = beta2 * kept(memory, "v", g) + (1 - beta2) * g**2
+    return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
+
+
+def trusted(g: Tensor, p: Tensor) -> Tensor:
+    lengths = p.norm(), g.norm()
+    return g * (lengths[0] / lengths[1]) if min(lengths) > 0 else g
+
+
+def lamb_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    return trusted(adam_direction(g, memory, 0.9, 0.999, 1e-6), p)
+
+
+def lars(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    ratio = 0.001 * p.norm() / g.norm() if p.norm() > 0 and g.norm() > 0 else 1.0
+    memory["b"] = 0.9 * kept(memory, "b", g) + 0.001 * ratio * g
+    return -memory["b"]
+
+
+def ademamix_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    t = count(memory)
+    m = memory["m"] = 0.9 * kept(memory, "m", g) + 0.1 * g
+    n = memory["n"] = 0.9999 * kept(memory, "n", g) + (1 - 0.9999) * g
+    v = memory["v"] = 0.999 * kept(memory, "v", g) + 0.001 * g**2
+    return (m / (1 - 0.9**t) + 5 * n) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+
+
+def simplified_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    t = count(memory)
+    m = memory["m"] = 0.99 * kept(memory, "m", g) + g
+    v = memory["v"] = 0.95 * kept(memory, "v", g) + 0.05 * g**2
+    return m / ((v / (1 - 0.95**t)).sqrt() + 1e-8)
+
+
+def of_less_variance(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    c = g + 0.025 * 0.95 / 0.05 * (g - kept(memory, "last", g))
+    memory["last"] = g
+    return c / max(1.0, float(c.norm()))
+
+
+def mars_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    return adam_direction(of_less_variance(g, p, memory), memory, 0.95, 0.99, 1e-8)
+
+
+def stable_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    u = adam_direction(g, memory, 0.9, 0.99, 1e-6)
+    v = memory["v"] / (1 - 0.99 ** memory["t"])
+    return u / max(1.0, float((g**2 / v.clamp(min=1e-12)).mean().sqrt())) if g.numel() else u
+
+
+def stable_with_decay(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    u = adam_direction(g, memory, 0.9, 0.99, 1e-6) + 0.01 * p
+    v = memory["v"] / (1 - 0.99 ** memory["t"])
+    return u / max(1.0, float((g**2 / v.clamp(min=1e-12)).mean().sqrt())) if g.numel() else u
+
+
+def slow(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    m = memory["m"] = 0.98 * memory.get("m", g) + 0.02 * g
+    return g + 2 * m
+
+
+def before_the_window_is_full(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    return g
+
+
 def at_rate(rate: float, direction: Callable[[Tensor, Tensor, Memory], Tensor]) -> Reference:
     return of_leaf(lambda g, p, memory: -rate * direction(g, p, memory))
 
 
 REFERENCES: dict[str, Reference] = {
+    "grokfast_ema": of_leaf(slow),
+    "grokfast_ma": of_leaf(before_the_window_is_full),
+    "ademamix": at_rate(1e-3, ademamix_direction),
+    "lamb": at_rate(1e-3, lamb_direction),
+    "lars": of_leaf(lars),
+    "mars": at_rate(3e-3, mars_direction),
+    "reduce_variance": of_leaf(of_less_variance),
+    "scale_by_ademamix": of_leaf(ademamix_direction),
+    "scale_by_simplified_ademamix": of_leaf(simplified_direction),
+    "scale_by_stable_adam": of_leaf(stable_direction),
+    "scale_by_trust_ratio": of_leaf(lambda g, p, memory: trusted(g, p)),
+    "simplified_ademamix": at_rate(1e-4, simplified_direction),
+    "stable_adamw": at_rate(1e-3, stable_with_decay),
     "adabelief": at_rate(1e-3, belief_direction),
     "adan": at_rate(1e-3, adan_direction),
     "adopt": at_rate(1e-3, adopt_direction),
@@ -73,6 +154,31 @@ REFERENCES: dict[str, Reference] = {
 }
 
 HYPERPARAMETERS: dict[str, Settings] = {
+    "grokfast_ema": (ft.grokfast_ema, {"alpha": 0.9, "lamb": 1.0}),
+    "grokfast_ma": (ft.grokfast_ma, {"window_size": 2, "lamb": 1.0}),
+    "ademamix": (
+        ft.ademamix,
+        {"lr": 0.1, "betas": (0.8, 0.9, 0.95), "alpha": 2.0, "eps": 1e-3, "weight_decay": 0.05},
+    ),
+    "lamb": (ft.lamb, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
+    "lars": (
+        ft.lars,
+        {"lr": 1.0, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.05, "trust_coefficient": 0.1, "eps": 0.3},
+    ),
+    "mars": (ft.mars, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05, "gamma": 0.1}),
+    "reduce_variance": (ft.reduce_variance, {"gamma": 0.1, "momentum": 0.8}),
+    "scale_by_ademamix": (ft.scale_by_ademamix, {"betas": (0.8, 0.9, 0.95), "alpha": 2.0, "eps": 1e-3}),
+    "scale_by_simplified_ademamix": (
+        ft.scale_by_simplified_ademamix,
+        {"betas": (0.8, 0.9), "alpha": 2.0, "eps": 1e-3},
+    ),
+    "scale_by_stable_adam": (ft.scale_by_stable_adam, {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
+    "scale_by_trust_ratio": (ft.scale_by_trust_ratio, {"trust_coefficient": 0.1, "eps": 0.3}),
+    "simplified_ademamix": (
+        ft.simplified_ademamix,
+        {"lr": 0.1, "betas": (0.8, 0.9), "alpha": 2.0, "eps": 1e-3, "weight_decay": 0.05},
+    ),
+    "stable_adamw": (ft.stable_adamw, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
     "adabelief": (ft.adabelief, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
     "adan": (ft.adan, {"lr": 0.1, "betas": (0.8, 0.7, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
     "adopt": (ft.adopt, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.3, "weight_decay": 0.05}),
@@ -83,6 +189,9 @@ HYPERPARAMETERS: dict[str, Settings] = {
     "scale_by_lion": (ft.scale_by_lion, {"betas": (0.8, 0.9)}),
 }
 
+JUMPS = "the ratio of lengths is 1 where the parameter is 0, as in Optax, and near 0 beside it"
 EXEMPT = {
+    ("lamb", "is_differentiable"): JUMPS,
+    ("scale_by_trust_ratio", "is_differentiable"): JUMPS,
     ("adopt", "descends"): "by Algorithm 2 of its paper the first gradient sets the second moment and moves nothing",
 }

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_train.values.tree._flat import Flat
 from functional_train.values.tree._structure import leaves, map
 
 _WIDE = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
@@ -52,3 +53,13 @@ def vdot(first: Any, second: Any) -> Tensor:
     """
     products = leaves(map(lambda a, b: torch.sum(a.conj() * b), first, second))
     return torch.stack(products).sum() if products else torch.zeros(())
+
+
+def norms(column: Flat) -> Tensor:
+    """The Euclidean norm of each leaf of a column: shape `(n,)`, real, in float32 at least."""
+    if not column.leaves:
+        return torch.zeros(0)
+    if column.plain and all(leaf.dtype in _WIDE for leaf in column.leaves):
+        return torch.stack(torch._foreach_norm(column.leaves))
+    wide = [leaf if leaf.dtype in _WIDE else leaf.float() for leaf in column.leaves]
+    return torch.stack([torch.linalg.vector_norm(leaf) for leaf in wide])
