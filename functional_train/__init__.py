@@ -29,12 +29,24 @@ from functional_train.updates.optimizers._ademamix import (
     simplified_ademamix,
 )
 from functional_train.updates.optimizers._adopt import adopt, scale_by_adopt
+from functional_train.updates.optimizers._came import CAMEState, came, scale_by_came
 from functional_train.updates.optimizers._lamb import lamb
+from functional_train.updates.optimizers._laprop import laprop, scale_by_laprop
 from functional_train.updates.optimizers._lars import lars
 from functional_train.updates.optimizers._lion import LionState, lion, scale_by_lion
 from functional_train.updates.optimizers._mars import VarianceReductionState, mars, reduce_variance
+from functional_train.updates.optimizers._novograd import LayerNormState, novograd, scale_by_layer_norm
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.optimizers._signum import (
+    SignumState,
+    scale_by_sign,
+    scale_by_signum,
+    sign_sgd,
+    signum,
+    tiger,
+)
 from functional_train.updates.optimizers._stable_adamw import scale_by_stable_adam, stable_adamw
+from functional_train.updates.optimizers._yogi import scale_by_yogi, yogi
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._cautious import cautious
 from functional_train.updates.transforms._clip import clip_by_global_norm
@@ -69,6 +81,7 @@ __all__ = [
     "AdanState",
     "Aux",
     "BatchesError",
+    "CAMEState",
     "Effects",
     "EmptyState",
     "Functional",
@@ -81,6 +94,7 @@ __all__ = [
     "Hyperparameter",
     "HyperparameterError",
     "ImmutableError",
+    "LayerNormState",
     "LionState",
     "LossError",
     "LossFn",
@@ -93,6 +107,7 @@ __all__ = [
     "PurityError",
     "Schedule",
     "ScheduledState",
+    "SignumState",
     "StepFn",
     "StructureError",
     "TrainState",
@@ -107,6 +122,7 @@ __all__ = [
     "ademamix",
     "adopt",
     "apply_updates",
+    "came",
     "cautious",
     "chain",
     "clip_by_global_norm",
@@ -122,6 +138,7 @@ __all__ = [
     "init_state",
     "iterate",
     "lamb",
+    "laprop",
     "lars",
     "lion",
     "make_step",
@@ -130,6 +147,7 @@ __all__ = [
     "merge",
     "mixed_precision",
     "negate",
+    "novograd",
     "plot",
     "random",
     "record_effects",
@@ -139,18 +157,28 @@ __all__ = [
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_belief",
+    "scale_by_came",
+    "scale_by_laprop",
+    "scale_by_layer_norm",
     "scale_by_lion",
     "scale_by_lr",
+    "scale_by_sign",
+    "scale_by_signum",
     "scale_by_simplified_ademamix",
     "scale_by_stable_adam",
     "scale_by_trust_ratio",
+    "scale_by_yogi",
     "scan",
     "schedules",
     "sgd",
+    "sign_sgd",
+    "signum",
     "simplified_ademamix",
     "stable_adamw",
     "stateless",
     "static_field",
     "struct",
+    "tiger",
     "tree",
+    "yogi",
 ]

@@ -113,12 +113,18 @@ def check_fraction(name: str, value: Hyperparameter, hint: str = "") -> Number:
 
 def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, Number]:
     """Refuse betas that are not a pair, or a beta outside [0, 1)."""
-    if not isinstance(betas, tuple | list) or len(betas) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise HyperparameterError(f"betas must be a pair, got {betas!r}. (0.9, 0.999) is usual.")
+    check_pair(betas)
     return (
         check_fraction("betas[0]", betas[0], "With 1.0 the first moment never moves; 0.9 is usual."),
         check_fraction("betas[1]", betas[1], "With 1.0 the second moment never moves; 0.999 is usual."),
     )
+
+
+def check_pair(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Hyperparameter, Hyperparameter]:
+    """Refuse betas that are not a pair; each of them is looked at where it is used."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HyperparameterError(f"betas must be a pair, got {betas!r}. (0.9, 0.999) is usual.")
+    return betas
 
 
 def check_three_betas(

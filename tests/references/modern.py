@@ -75,7 +75,7 @@ def lamb_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
 
 def lars(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
     ratio = 0.001 * p.norm() / g.norm() if p.norm() > 0 and g.norm() > 0 else 1.0
-    memory["b"] = 0.9 * kept(memory, "b", g) + 0.001 * ratio * g
+    memory["b"] = 0.9 * kept(memory, "b", g) + ratio * g
     return -memory["b"]
 
 
@@ -116,6 +116,66 @@ def stable_with_decay(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
     return u / max(1.0, float((g**2 / v.clamp(min=1e-12)).mean().sqrt())) if g.numel() else u
 
 
+def sign_of_mean(beta: float, g: Tensor, memory: Memory) -> Tensor:
+    memory["m"] = beta * kept(memory, "m", g) + (1 - beta) * g
+    return torch.sign(memory["m"])
+
+
+def signum_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    return sign_of_mean(0.9, g, memory)
+
+
+def tiger_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    return sign_of_mean(0.965, g, memory) + 0.01 * p
+
+
+def yogi_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    t = count(memory)
+    m = memory["m"] = 0.9 * kept(memory, "m", g) + 0.1 * g
+    v = memory.get("v", torch.full_like(g, 1e-6))
+    v = memory["v"] = v - 0.001 * torch.sign(v - g**2) * g**2
+    return (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-3)
+
+
+def layer_normed(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    square = float((g**2).sum())
+    memory["v"] = 0.98 * memory.get("v", square) + 0.02 * square
+    return g / (memory["v"] ** 0.5 + 1e-8)
+
+
+def novograd_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    memory["m"] = 0.95 * kept(memory, "m", g) + layer_normed(g, p, memory)
+    return memory["m"]
+
+
+def laprop_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    t = count(memory)
+    v = memory["v"] = 0.999 * kept(memory, "v", g) + 0.001 * g**2
+    m = memory["m"] = 0.9 * kept(memory, "m", g) + 0.1 * g / ((v / (1 - 0.999**t)).sqrt() + 1e-15)
+    return m / (1 - 0.9**t)
+
+
+def followed(memory: Memory, name: str, squares: Tensor, beta: float) -> Tensor:
+    """The second moment whole, or put together from the means of rows and columns."""
+    if squares.ndim < 2 or squares.numel() == 0:
+        memory[name] = beta * kept(memory, name, squares) + (1 - beta) * squares
+        return memory[name]
+    for which, dim in (("rows", -1), ("columns", -2)):
+        mean = squares.mean(dim, keepdim=True)
+        memory[name + which] = beta * kept(memory, name + which, mean) + (1 - beta) * mean
+    rows = memory[name + "rows"]
+    return rows / rows.mean(-2, keepdim=True) * memory[name + "columns"]
+
+
+def came_direction(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
+    u = g / followed(memory, "v", g**2 + 1e-30, 0.999).sqrt()
+    u = u / max(1.0, float((u**2).mean().sqrt())) if g.numel() else u
+    m = memory["m"] = 0.9 * kept(memory, "m", g) + 0.1 * u
+    if g.ndim < 2 or g.numel() == 0:
+        return m
+    return m / followed(memory, "s", (u - m) ** 2 + 1e-16, 0.9999).sqrt()
+
+
 def slow(g: Tensor, p: Tensor, memory: Memory) -> Tensor:
     m = memory["m"] = 0.98 * memory.get("m", g) + 0.02 * g
     return g + 2 * m
@@ -130,6 +190,19 @@ def at_rate(rate: float, direction: Callable[[Tensor, Tensor, Memory], Tensor]) 
 
 
 REFERENCES: dict[str, Reference] = {
+    "came": at_rate(2e-4, came_direction),
+    "laprop": at_rate(4e-4, laprop_direction),
+    "novograd": at_rate(1e-2, novograd_direction),
+    "scale_by_came": of_leaf(came_direction),
+    "scale_by_laprop": of_leaf(laprop_direction),
+    "scale_by_layer_norm": of_leaf(layer_normed),
+    "scale_by_sign": of_leaf(lambda g, p, memory: torch.sign(g)),
+    "scale_by_signum": of_leaf(signum_direction),
+    "scale_by_yogi": of_leaf(yogi_direction),
+    "sign_sgd": of_leaf(lambda g, p, memory: -1e-3 * torch.sign(g)),
+    "signum": at_rate(1e-3, signum_direction),
+    "tiger": at_rate(1e-3, tiger_direction),
+    "yogi": at_rate(1e-2, yogi_direction),
     "grokfast_ema": of_leaf(slow),
     "grokfast_ma": of_leaf(before_the_window_is_full),
     "ademamix": at_rate(1e-3, ademamix_direction),
@@ -154,6 +227,27 @@ REFERENCES: dict[str, Reference] = {
 }
 
 HYPERPARAMETERS: dict[str, Settings] = {
+    "came": (
+        ft.came,
+        {
+            "lr": 0.1,
+            "betas": (0.8, 0.9, 0.95),
+            "eps": (0.1, 0.2),
+            "weight_decay": 0.05,
+            "clip_threshold": 0.5,
+        },
+    ),
+    "laprop": (ft.laprop, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
+    "novograd": (ft.novograd, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05}),
+    "scale_by_came": (ft.scale_by_came, {"betas": (0.8, 0.9, 0.95), "eps": (0.1, 0.2), "clip_threshold": 0.5}),
+    "scale_by_laprop": (ft.scale_by_laprop, {"betas": (0.8, 0.9), "eps": 1e-3}),
+    "scale_by_layer_norm": (ft.scale_by_layer_norm, {"beta": 0.8, "eps": 1e-3}),
+    "scale_by_signum": (ft.scale_by_signum, {"momentum": 0.8}),
+    "scale_by_yogi": (ft.scale_by_yogi, {"betas": (0.8, 0.9), "eps": 1e-2}),
+    "sign_sgd": (ft.sign_sgd, {"lr": 0.1, "weight_decay": 0.05}),
+    "signum": (ft.signum, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05}),
+    "tiger": (ft.tiger, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05}),
+    "yogi": (ft.yogi, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-2, "weight_decay": 0.05}),
     "grokfast_ema": (ft.grokfast_ema, {"alpha": 0.9, "lamb": 1.0}),
     "grokfast_ma": (ft.grokfast_ma, {"window_size": 2, "lamb": 1.0}),
     "ademamix": (
@@ -192,6 +286,8 @@ HYPERPARAMETERS: dict[str, Settings] = {
 JUMPS = "the ratio of lengths is 1 where the parameter is 0, as in Optax, and near 0 beside it"
 EXEMPT = {
     ("lamb", "is_differentiable"): JUMPS,
+    ("lars", "is_differentiable"): JUMPS,
+    ("lars", "descends"): "a parameter that is 0 has no ratio, and takes the steps of SGD with a rate of 1",
     ("scale_by_trust_ratio", "is_differentiable"): JUMPS,
     ("adopt", "descends"): "by Algorithm 2 of its paper the first gradient sets the second moment and moves nothing",
 }

@@ -92,6 +92,20 @@ CASES: dict[tuple[str, str], Callable[[], ft.GradientTransformation]] = {
     ("pytorch_optimizer", "lion_cautious"): lambda: cautiously(ft.scale_by_lion(), 0.01, 0.1),
     ("pytorch_optimizer", "grokfast_ema"): lambda: ft.chain(ft.grokfast_ema(0.9, 2.0), ft.sgd(0.05)),
     ("pytorch_optimizer", "grokfast_ma"): lambda: ft.chain(ft.grokfast_ma(5, 2.0), ft.sgd(0.05)),
+    ("pytorch_optimizer", "came"): lambda: ft.came(0.05),
+    ("pytorch_optimizer", "came_options"): lambda: ft.came(
+        0.05, (0.8, 0.9, 0.95), (1e-30, 1e-3), 0.1, clip_threshold=0.5
+    ),
+    ("optax", "sign_sgd"): lambda: ft.sign_sgd(0.01),
+    ("optax", "signum"): lambda: ft.signum(0.01),
+    ("optax", "signum_options"): lambda: ft.signum(0.01, 0.5),
+    ("pytorch_optimizer", "tiger"): lambda: ft.tiger(0.01),
+    ("pytorch_optimizer", "tiger_options"): lambda: ft.tiger(0.01, 0.8, 0.1),
+    ("optax", "novograd"): lambda: ft.novograd(0.02, (0.9, 0.25), 1e-6),
+    ("optax", "novograd_options"): lambda: ft.novograd(0.02, (0.8, 0.5), 1e-3, 0.1),
+    ("pytorch_optimizer", "mars_lion"): lambda: ft.chain(
+        ft.reduce_variance(), ft.scale_by_signum(0.95), ft.scale_by_lr(0.01)
+    ),
     ("optax", "lion"): lambda: ft.lion(0.01, weight_decay=1e-3),
     ("optax", "lion_options"): lambda: ft.lion(0.01, (0.8, 0.95), 0.1),
     ("pytorch_optimizer", "lion"): lambda: ft.lion(0.01),
@@ -123,3 +137,21 @@ def distance(
 def test_leads_where_the_other_leads(library: str, case: str, problem: Problem) -> None:
     """Parameters of order 1 stay together to 1e-10, which leaves room for rounding that feeds back."""
     assert distance(CASES[library, case](), library, case, problem) <= 1e-10
+
+
+@pytest.mark.parametrize("problem", ["given", "quadratic"])
+@pytest.mark.parametrize(
+    ("case", "optimizer"),
+    [("yogi", ft.yogi(0.05)), ("yogi_options", ft.yogi(0.05, (0.8, 0.95), 1e-2))],
+    ids=["yogi", "options"],
+)
+def test_yogi_is_optax_s_once_the_mean_starts_there(
+    case: str, optimizer: ft.GradientTransformation, problem: Problem
+) -> None:
+    """Optax starts both moments at 1e-6; the paper's m_0 is 0, and so is ours."""
+
+    def begin_as_optax_does(states: Any) -> Any:
+        moments, *others = states
+        return (moments._replace(exp_avg=moments.exp_avg_sq), *others)
+
+    assert distance(optimizer, "optax", case, problem, begin_as_optax_does) <= 1e-10

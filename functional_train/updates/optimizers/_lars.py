@@ -30,7 +30,7 @@ def _scale_layers(
 
 
 def lars(
-    lr: Hyperparameter = 1e-3,
+    lr: Hyperparameter = 1.0,
     momentum: Hyperparameter = 0.9,
     dampening: Hyperparameter = 0.0,
     weight_decay: Hyperparameter = 0.0,
@@ -48,7 +48,8 @@ def lars(
     Where a parameter or what it is divided by is 0, the ratio is 1.
 
     Args:
-        lr: As `scale_by_lr`; 1 and more is usual. A parameter that is 0 moves by `lr` times its gradient.
+        lr: As `scale_by_lr`; 1 and more is usual. A parameter that is 0 moves by `lr` times its gradient, so give
+            biases another optimizer.
         momentum: As `add_momentum`; with 0, nothing is kept.
         dampening: As `add_momentum`.
         weight_decay: L2 penalty added to the gradient, at least 0; gradient units per unit of parameter.
@@ -63,7 +64,7 @@ def lars(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: You et al. 2017, arXiv:1708.03888, Algorithm 1; its momentum and trust coefficient, and `lr` as in SGD.
+    Source: You et al. 2017, arXiv:1708.03888, Algorithm 1; its momentum and trust coefficient.
 
     Differs: from Optax, whose ratio divides by the length of the gradient with the decay in it.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import Number, check_fraction, check_non_negative, schedulable
+from functional_train.updates.hyperparameters import Number, check_fraction, check_non_negative, check_pair, schedulable
 from functional_train.updates.optimizers._adam import scale_by_adam
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
@@ -118,5 +118,5 @@ def mars(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.1000])}
     """
-    direction = chain(reduce_variance(gamma, betas[0]), scale_by_adam(betas, eps))
+    direction = chain(reduce_variance(gamma, check_pair(betas)[0]), scale_by_adam(betas, eps))
     return descent(direction, lr, weight_decay, maximize=maximize)
