@@ -120,11 +120,13 @@ def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, N
     )
 
 
-def check_pair(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Hyperparameter, Hyperparameter]:
-    """Refuse betas that are not a pair; each of them is looked at where it is used."""
-    if not isinstance(betas, tuple | list) or len(betas) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise HyperparameterError(f"betas must be a pair, got {betas!r}. (0.9, 0.999) is usual.")
-    return betas
+def check_pair(
+    pair: tuple[Hyperparameter, Hyperparameter], name: str = "betas", usual: tuple[float, float] = (0.9, 0.999)
+) -> tuple[Hyperparameter, Hyperparameter]:
+    """Refuse what is not a pair; each of its numbers is looked at where it is used."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HyperparameterError(f"{name} must be a pair, got {pair!r}. {usual} is usual.")
+    return pair
 
 
 def check_three_betas(

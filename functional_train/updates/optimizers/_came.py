@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_non_negative, check_three_betas, schedulable
+from functional_train.updates.hyperparameters import (
+    Number,
+    check_non_negative,
+    check_pair,
+    check_three_betas,
+    schedulable,
+)
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
@@ -24,19 +30,17 @@ class CAMEState(NamedTuple):
 
     Attributes:
         exp_avg: Like params, the mean of the updates.
-        exp_avg_sq: Like params with a tuple for each leaf: mean squares of gradients, `(rows, columns)` or `(all,)`.
-        exp_avg_res: Like params with a tuple for each leaf: mean squares of the updates' distance from their mean,
-            `(rows, columns)` or `()`.
+        factors: Like params with a tuple for each leaf: mean squares of gradients, by rows and by columns, and of the
+            updates' distance from their mean, by rows and by columns; or only mean squares of gradients.
 
     Example:
         >>> import functional_train as ft, torch
-        >>> [factor.shape for factor in ft.scale_by_came().init(torch.ones(3, 2)).exp_avg_sq]
-        [torch.Size([3]), torch.Size([2])]
+        >>> [factor.shape for factor in ft.scale_by_came().init(torch.ones(3, 2)).factors]
+        [torch.Size([3]), torch.Size([2]), torch.Size([3]), torch.Size([2])]
     """
 
     exp_avg: Tree
-    exp_avg_sq: Tree
-    exp_avg_res: Tree
+    factors: Tree
 
 
 class _Numbers(NamedTuple):
@@ -60,7 +64,7 @@ def scale_by_came(
       u = m \Big/ \sqrt{\frac{R C}{\operatorname{mean}(R)}}$$
 
     R and C are to the square of the clipped update's distance from m, plus $\epsilon_2$, with $\beta_3$, what r and c
-    are to that of the gradient. Leaves of less than two dimensions keep the mean of $g^2 + \epsilon_1$ whole, and u = m.
+    are to that of the gradient. Leaves below two dimensions keep the mean of $g^2 + \epsilon_1$ whole, and u = m.
 
     Args:
         betas: Decay of the mean of updates, of the squares of gradients, and of the squares of distances, each in
@@ -82,39 +86,34 @@ def scale_by_came(
         >>> import functional_train as ft, torch
         >>> tx = ft.scale_by_came(betas=(0.0, 0.0, 0.0))
         >>> tx.update([torch.tensor([5.0, -0.1])], tx.init([torch.zeros(2)]), None)[0]
-        [tensor([ 1.0000, -1.0000])]
+        [tensor([ 1., -1.])]
     """
     three = check_three_betas(betas, (0.9, 0.999, 0.9999))
-    first, second = (check_non_negative(f"eps[{place}]", one) for place, one in enumerate(eps))
+    first, second = (
+        check_non_negative(f"eps[{place}]", one) for place, one in enumerate(check_pair(eps, "eps", (1e-30, 1e-16)))
+    )
     longest = check_non_negative("clip_threshold", clip_threshold, "1.0 is usual.")
     rule = partial(_of_leaf, _Numbers(three, (first, second), longest))
 
     def init(params: Tree) -> CAMEState:
-        return CAMEState(tree.zeros_like(params), tree.map(_no_squares, params), tree.map(_no_distances, params))
+        return CAMEState(tree.zeros_like(params), tree.map(_zero_factors, params))
 
     def update(g: Flat, state: CAMEState, p: Flat | None, **extra: Any) -> tuple[Flat, CAMEState]:
         del p, extra
         check_state(state, CAMEState)
-        columns = [*g.beside(state.exp_avg), g.subtrees(state.exp_avg_sq), g.subtrees(state.exp_avg_res)]
-        direction, *now = g.map(rule, *columns, outputs=4)
-        return direction, CAMEState(*[column.tree(absent=old) for column, old in zip(now, state, strict=True)])
+        (m,) = g.beside(state.exp_avg)
+        direction, m, factors = g.map(rule, m, g.subtrees(state.factors), outputs=3)
+        return direction, CAMEState(m.tree(absent=state.exp_avg), factors.tree(absent=state.factors))
 
     return GradientTransformation(init, columnwise(update))
 
 
-def _is_factored(leaf: Tensor) -> bool:
-    return leaf.ndim >= 2 and leaf.numel() > 0
-
-
-def _no_squares(leaf: Tensor) -> Factors:
-    wide = _squares(leaf)
-    if not _is_factored(leaf):
-        return (torch.zeros_like(wide),)
-    return torch.zeros_like(wide[..., 0]), torch.zeros_like(wide[..., 0, :])
-
-
-def _no_distances(leaf: Tensor) -> Factors:
-    return _no_squares(leaf) if _is_factored(leaf) else ()
+def _zero_factors(leaf: Tensor) -> Factors:
+    zeros = torch.zeros_like(_squares(leaf))
+    if leaf.ndim < 2 or leaf.numel() == 0:
+        return (zeros,)
+    # Two of each, not one twice: a leaf of a state has memory of its own.
+    return zeros[..., 0].clone(), zeros[..., 0, :].clone(), zeros[..., 0].clone(), zeros[..., 0, :].clone()
 
 
 def _squares(leaf: Tensor) -> Tensor:
@@ -122,18 +121,17 @@ def _squares(leaf: Tensor) -> Tensor:
     return (leaf * leaf.conj()).real if leaf.is_complex() else leaf * leaf
 
 
-def _of_leaf(
-    numbers: _Numbers, g: Tensor, m: Tensor, squares: Factors, distances: Factors
-) -> tuple[Tensor, Tensor, Factors, Factors]:
+def _of_leaf(numbers: _Numbers, g: Tensor, m: Tensor, factors: Factors) -> tuple[Tensor, Tensor, Factors]:
     beta1, beta2, beta3 = numbers.betas
-    squares = _followed(squares, _squares(g) + numbers.eps[0], beta2)
+    squares = _followed(factors[:2], _squares(g) + numbers.eps[0], beta2)
     u = g * _inverse_root(squares)
     size = torch.linalg.vector_norm(u) / max(1, u.numel()) ** 0.5
     u = u / torch.clamp(size / numbers.clip_threshold, min=1.0)
     mean = torch.lerp(m.to(u.dtype), u, _as_weight(1 - beta1, u))
-    distances = distances and _followed(distances, _squares(u - mean) + numbers.eps[1], beta3)
-    direction = mean * _inverse_root(distances) if distances else mean
-    return direction.to(g.dtype), mean.to(m.dtype), squares, distances
+    if len(factors) == 1:
+        return mean.to(g.dtype), mean.to(m.dtype), squares
+    distances = _followed(factors[2:], _squares(u - mean) + numbers.eps[1], beta3)
+    return (mean * _inverse_root(distances)).to(g.dtype), mean.to(m.dtype), (*squares, *distances)
 
 
 def _followed(factors: Factors, new: Tensor, beta: Number) -> Factors:

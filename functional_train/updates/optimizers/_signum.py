@@ -76,7 +76,8 @@ def scale_by_signum(momentum: Hyperparameter = 0.9) -> GradientTransformation:
     def update(g: Flat, state: SignumState, p: Flat | None, **extra: Any) -> tuple[Flat, SignumState]:
         del p, extra
         check_state(state, SignumState)
-        m = tree.lerp(*g.beside(state.exp_avg), g, 1 - beta)
+        (m,) = g.beside(state.exp_avg)
+        m = tree.lerp(m, g, 1 - beta)
         (direction,) = over_reals(lambda m: (tree.sign(m),), m)
         return direction, SignumState(m.tree(absent=state.exp_avg))
 
