@@ -249,7 +249,7 @@ HYPERPARAMETERS: dict[str, Settings] = {
     "tiger": (ft.tiger, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05}),
     "yogi": (ft.yogi, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-2, "weight_decay": 0.05}),
     "grokfast_ema": (ft.grokfast_ema, {"alpha": 0.9, "lamb": 1.0}),
-    "grokfast_ma": (ft.grokfast_ma, {"window_size": 2, "lamb": 1.0}),
+    "grokfast_ma": (ft.grokfast_ma, {"lamb": 1.0, "window_size": 2}),
     "ademamix": (
         ft.ademamix,
         {"lr": 0.1, "betas": (0.8, 0.9, 0.95), "alpha": 2.0, "eps": 1e-3, "weight_decay": 0.05},

@@ -76,7 +76,8 @@ def scale_by_adan(
     Source: Xie et al. 2022, arXiv:2208.06677, Algorithm 1.
 
     Differs: betas are decays, as in the authors' code; the paper's are one minus those. The moments are corrected for
-        their start at zero, as in the authors' code.
+        their start at zero, as in the authors' code. Optax weights changes by 1 - beta_2 of these betas, which is
+        0.08 and not 0.92.
 
     Example:
         >>> import functional_train as ft, torch
