@@ -48,7 +48,7 @@ from functional_train.updates.optimizers._signum import (
 from functional_train.updates.optimizers._stable_adamw import scale_by_stable_adam, stable_adamw
 from functional_train.updates.optimizers._yogi import scale_by_yogi, yogi
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
-from functional_train.updates.transforms._cautious import cautious
+from functional_train.updates.transforms._cautious import add_cautious_decay, cautious
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._grokfast import GrokfastEMAState, GrokfastMAState, grokfast_ema, grokfast_ma
@@ -117,6 +117,7 @@ __all__ = [
     "adam",
     "adamw",
     "adan",
+    "add_cautious_decay",
     "add_decayed_weights",
     "add_momentum",
     "ademamix",

@@ -190,6 +190,7 @@ def at_rate(rate: float, direction: Callable[[Tensor, Tensor, Memory], Tensor]) 
 
 
 REFERENCES: dict[str, Reference] = {
+    "add_cautious_decay": of_leaf(lambda g, p, memory: g + 0.01 * p * (torch.sign(g) * torch.sign(p) >= 0)),
     "came": at_rate(2e-4, came_direction),
     "laprop": at_rate(4e-4, laprop_direction),
     "novograd": at_rate(1e-2, novograd_direction),
@@ -227,6 +228,7 @@ REFERENCES: dict[str, Reference] = {
 }
 
 HYPERPARAMETERS: dict[str, Settings] = {
+    "add_cautious_decay": (ft.add_cautious_decay, {"weight_decay": 0.5}),
     "came": (
         ft.came,
         {
@@ -285,6 +287,10 @@ HYPERPARAMETERS: dict[str, Settings] = {
 
 JUMPS = "the ratio of lengths is 1 where the parameter is 0, as in Optax, and near 0 beside it"
 EXEMPT = {
+    (
+        "add_cautious_decay",
+        "is_differentiable",
+    ): "decay acts on one side of 0 only, which makes a kink there",
     ("lamb", "is_differentiable"): JUMPS,
     ("lars", "is_differentiable"): JUMPS,
     ("lars", "descends"): "a parameter that is 0 has no ratio, and takes the steps of SGD with a rate of 1",

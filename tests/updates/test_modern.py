@@ -137,7 +137,7 @@ OUT_OF_RANGE: list[tuple[Callable[[], Any], str]] = [
     (lambda: ft.lion(betas=(0.9, 1.0)), r"betas\[1\] must be in \[0, 1\), got 1\.0"),
     (lambda: ft.lion(weight_decay=-1.0), "weight_decay must be"),
     (
-        lambda: ft.adan(betas=(0.9, 0.9)),
+        lambda: ft.adan(betas=(0.9, 0.9)),  # pyright: ignore[reportArgumentType]
         r"betas must be three numbers, got \(0.9, 0.9\)\. \(0.98, 0.92, 0.99\) is usual",
     ),
     (lambda: ft.adan(betas=(0.9, 0.9, 1.0)), r"betas\[2\] must be in \[0, 1\), got 1\.0.*0\.99 is usual"),
@@ -175,6 +175,7 @@ OUT_OF_RANGE: list[tuple[Callable[[], Any], str]] = [
     (lambda: ft.laprop(eps=-1.0), "eps must be.*1e-15 is usual"),
     (lambda: ft.grokfast_ema(alpha=1.0), r"alpha must be in \[0, 1\), got 1\.0.*0\.98 is usual"),
     (lambda: ft.grokfast_ema(lamb=-1.0), "lamb must be"),
+    (lambda: ft.add_cautious_decay(-1.0), "weight_decay must be"),
     (lambda: ft.grokfast_ma(0), "window_size must be an int >= 1, got 0"),
     (lambda: ft.grokfast_ma(2.0), r"window_size must be an int >= 1, got 2\.0"),  # pyright: ignore[reportArgumentType]
     (lambda: ft.grokfast_ma(lamb=-1.0), "lamb must be"),

@@ -1,20 +1,22 @@
-"""Cautious updates."""
+"""Cautious updates, and cautious weight decay."""
 
 from functools import partial
 from typing import Any
 
 import torch
 
+from functional_train.updates.hyperparameters import Number, check_non_negative, schedulable
 from functional_train.updates.transformation import (
     GradientTransformation,
     check_transformation,
     columnwise,
+    stateless_columns,
     update_columns,
 )
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.types import Tree
+from functional_train.values.types import Hyperparameter, Tree
 
 
 def cautious(transformation: GradientTransformation, *, direction: bool = False) -> GradientTransformation:
@@ -69,6 +71,44 @@ def _masked(side: int, u: Flat, g: Flat) -> tuple[Flat]:
     kept = torch.stack([leaf.sum(dtype=_wide(leaf.dtype)) for leaf in agrees.leaves])
     share = kept.new_tensor([leaf.numel() for leaf in u.leaves]) / (kept + 1)
     return (tree.mul(tree.scale(u.numbers(share), agrees.spend()).spend(), u),)
+
+
+@schedulable
+def add_cautious_decay(weight_decay: Hyperparameter = 1e-2) -> GradientTransformation:
+    r"""Add a multiple of the parameters where that does not oppose the direction: $u = g + \lambda p [g p \ge 0]$.
+
+    It stands where `add_decayed_weights` stands in AdamW, after a direction and before `scale_by_lr`.
+
+    Args:
+        weight_decay: At least 0; direction units per unit of parameter.
+
+    Returns:
+        Transformation with `EmptyState`, or `ScheduledState` when `weight_decay` is a schedule.
+
+    Raises:
+        HyperparameterError: weight_decay is negative or not finite.
+
+    Source: Chen et al. 2025, arXiv:2510.12402, Algorithm 1.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> tx = ft.add_cautious_decay(0.1)
+        >>> tx.update([torch.tensor([1.0, -1.0])], tx.init(None), [torch.ones(2)])[0]
+        [tensor([ 1.1000, -1.0000])]
+    """
+    decay = check_non_negative("weight_decay", weight_decay)
+
+    def decayed(g: Flat, p: Flat | None) -> Flat:
+        assert p is not None
+        return over_reals(lambda g, p: (_decayed(decay, g, p),), g, p)[0]
+
+    return stateless_columns(decayed)
+
+
+def _decayed(decay: Number, g: Flat, p: Flat) -> Flat:
+    agreement = tree.mul(tree.sign(g), tree.sign(p))
+    mask = tree.minimum(tree.add(agreement.spend(), 1).spend(), 1)
+    return tree.addcmul(g, mask, p, decay)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
