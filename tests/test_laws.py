@@ -88,7 +88,7 @@ def test_equals_its_reference(case: str) -> None:
         for row, expected in zip(
             (first, second, third), cases.REFERENCES[case](leaves, [first, second, third]), strict=True
         ):
-            reached, state = ft.make_update(optimizer)(row, state, reached)
+            reached, state = ft.make_update(optimizer)(row, state, reached, value=torch.ones(()))
             # Three steps of a handful of roundings of numbers up to 10.
             testing.assert_trees_close(reached, expected, rtol=1e-12, atol=1e-12)
 

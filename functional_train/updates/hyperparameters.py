@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
 import torch
@@ -111,6 +111,17 @@ def check_fraction(name: str, value: Hyperparameter, hint: str = "") -> Number:
     return _checked(name, value, lambda number: 0.0 <= number < 1.0, "must be in [0, 1)", hint)
 
 
+def check_share(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse a number outside [0, 1]; a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: 0.0 <= number <= 1.0, "must be in [0, 1]", hint)
+
+
+def check_above(name: str, value: Hyperparameter, bound: float, hint: str = "") -> Number:
+    """Refuse a number that is not above a bound, or not finite; a tensor's value is never looked at."""
+    rule = f"must be a finite number > {bound:g}"
+    return _checked(name, value, lambda number: bound < number < float("inf"), rule, hint)
+
+
 def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, Number]:
     """Refuse betas that are not a pair, or a beta outside [0, 1)."""
     check_pair(betas)
@@ -140,6 +151,18 @@ def check_three_betas(
         for place, beta in enumerate(betas)
     )
     return first, second, third
+
+
+def check_count(name: str, value: int, least: int = 0, hint: str = "It counts updates.") -> None:
+    """Refuse what is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}. {hint}".rstrip())
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is none of the choices."""
+    if value not in choices:
+        raise HyperparameterError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def _checked(name: str, value: Any, accept: Callable[[float], bool], rule: str, hint: str) -> Number:

@@ -185,6 +185,15 @@ def check_state(state: Tree, kind: type) -> None:
         )
 
 
+def check_params(params: Flat | None, taker: str) -> Flat:
+    """Refuse an update that was given no parameters, of a transformation that looks at them."""
+    if params is None:
+        raise StructureError(
+            f"{taker} looks at the parameters, but its update was given None. Call update(grads, opt_state, params)."
+        )
+    return params
+
+
 def check_transformation(optimizer: Any, taker: str) -> None:
     """Refuse what is no transformation: a factory that was not called, an optimizer of torch."""
     if not isinstance(optimizer, GradientTransformation):

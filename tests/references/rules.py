@@ -1,6 +1,7 @@
 """Ways to state a reference."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -15,9 +16,21 @@ Reference = Callable[[Leaves, list[list[Tensor | None]]], list[Leaves]]
 Settings = tuple[Callable[..., ft.GradientTransformation], dict[str, Any]]
 
 
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Generator[None]:
+    """Let torch.optim keep in `dtype` what it keeps in torch's default one: step sizes, products of momenta."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def of_torch(cls: type[torch.optim.Optimizer]) -> Reference:
     """A class of torch.optim with its defaults."""
 
+    @default_dtype(torch.float64)
     def reference(params: Leaves, grads: list[list[Tensor | None]]) -> list[Leaves]:
         own = [torch.nn.Parameter(leaf.clone()) for leaf in params]
         optimizer = cls(own, foreach=False)  # type: ignore[call-arg]

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_fraction, check_non_negative, schedulable
+from functional_train.updates.hyperparameters import check_count, check_fraction, check_non_negative, schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._moments import step_zero
 from functional_train.values import tree
-from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
 from functional_train.values.types import Hyperparameter, Tree
 
@@ -120,10 +119,7 @@ def grokfast_ma(window_size: int = 100, lamb: Hyperparameter = 5.0) -> GradientT
         >>> optimizer.update([torch.ones(1)], optimizer.init([torch.zeros(1)]), [torch.zeros(1)])[0]
         [tensor([-0.3000])]
     """
-    if isinstance(window_size, bool) or not isinstance(window_size, int) or window_size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise HyperparameterError(
-            f"window_size must be an int >= 1, got {window_size!r}. It counts gradients; 100 is usual."
-        )
+    check_count("window_size", window_size, 1, "It counts gradients; 100 is usual.")
     weight = check_non_negative("lamb", lamb, "5.0 is usual.")
 
     def init(params: Tree) -> GrokfastMAState:

@@ -1,0 +1,1 @@
+"""Optimizers written as classes of torch, as pure transformations."""
