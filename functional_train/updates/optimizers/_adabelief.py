@@ -62,7 +62,9 @@ def _recurrence(
     beta1, beta2 = betas
     m = tree.lerp(m, g, 1 - beta1)
     surprise = tree.sub(g, m)
-    s = tree.add(tree.addcmul(s, surprise, surprise, 1 - beta2, decay=beta2).spend(), eps)
+    squares = tree.mul(surprise.spend(), surprise)
+    # Inside the mean rather than after it, where on leaves without elements torch would lay out the sum differently.
+    s = tree.lerp(s, tree.add(squares.spend(), eps / (1 - beta2)), 1 - beta2)
     correction1, correction2 = (1 - beta ** step.double() for beta in betas)
     factor, shift = g.spread(correction1 * correction2**-0.5), g.spread(correction1 * eps)
     return tree.div_sqrt(m, s, factor=factor, outside=shift), m, s
