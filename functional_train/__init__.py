@@ -23,16 +23,33 @@ from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity, named_chain
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.mixing import incremental_update, periodic_update
+from functional_train.updates.optimizers._adabelief import adabelief, scale_by_belief
 from functional_train.updates.optimizers._adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from functional_train.updates.optimizers._adafactor import AdafactorState, adafactor, scale_by_factored_rms
 from functional_train.updates.optimizers._adagrad import AdagradState, adagrad, scale_by_adagrad
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._adamax import AdamaxState, adamax, scale_by_adamax
+from functional_train.updates.optimizers._adan import AdanState, adan, scale_by_adan
+from functional_train.updates.optimizers._ademamix import (
+    AdEMAMixState,
+    ademamix,
+    scale_by_ademamix,
+    scale_by_simplified_ademamix,
+    simplified_ademamix,
+)
+from functional_train.updates.optimizers._adopt import adopt, scale_by_adopt
 from functional_train.updates.optimizers._asgd import ASGDState, asgd, scale_by_asgd
+from functional_train.updates.optimizers._came import CAMEState, came, scale_by_came
 from functional_train.updates.optimizers._dadapt import DAdaptAdamState, DAdaptSGDState, dadapt_adam, dadapt_sgd
+from functional_train.updates.optimizers._lamb import lamb
+from functional_train.updates.optimizers._laprop import laprop, scale_by_laprop
+from functional_train.updates.optimizers._lars import lars
 from functional_train.updates.optimizers._lbfgs import LBFGSState, lbfgs
+from functional_train.updates.optimizers._lion import LionState, lion, scale_by_lion
+from functional_train.updates.optimizers._mars import VarianceReductionState, mars, reduce_variance
 from functional_train.updates.optimizers._muon import MatricesState, MuonState, muon, scale_by_muon
 from functional_train.updates.optimizers._nadam import NAdamState, nadam, scale_by_nadam
+from functional_train.updates.optimizers._novograd import LayerNormState, novograd, scale_by_layer_norm
 from functional_train.updates.optimizers._prodigy import ProdigyState, prodigy
 from functional_train.updates.optimizers._radam import RAdamState, radam, scale_by_radam
 from functional_train.updates.optimizers._rmsprop import RMSpropState, rmsprop, scale_by_rmsprop
@@ -44,7 +61,17 @@ from functional_train.updates.optimizers._schedule_free import (
     schedule_free_sgd,
 )
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.optimizers._signum import (
+    SignumState,
+    scale_by_sign,
+    scale_by_signum,
+    sign_sgd,
+    signum,
+    tiger,
+)
 from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
+from functional_train.updates.optimizers._stable_adamw import scale_by_stable_adam, stable_adamw
+from functional_train.updates.optimizers._yogi import scale_by_yogi, yogi
 from functional_train.updates.torch_classes.wrap import TorchClassState, wrap_torch_optimizer
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._accumulate import AccumulateState, accumulate_updates
@@ -55,6 +82,7 @@ from functional_train.updates.transforms._average import (
     ema_params,
     swa_params,
 )
+from functional_train.updates.transforms._cautious import add_cautious_decay, cautious
 from functional_train.updates.transforms._clip import (
     adaptive_grad_clip,
     clip_by_block_rms,
@@ -71,10 +99,12 @@ from functional_train.updates.transforms._condition import (
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._ema import EmaState, ema
 from functional_train.updates.transforms._finite import FiniteState, apply_if_finite, zero_nans
+from functional_train.updates.transforms._grokfast import GrokfastEMAState, GrokfastMAState, grokfast_ema, grokfast_ma
 from functional_train.updates.transforms._inject import InjectedState, inject_hyperparams
 from functional_train.updates.transforms._kahan import KahanState, kahan
 from functional_train.updates.transforms._lookahead import LookaheadState, lookahead
 from functional_train.updates.transforms._master_weights import MasterWeightsState, master_weights
+from functional_train.updates.transforms._moments import MomentsState
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._monitor import MonitorState, monitor
 from functional_train.updates.transforms._noise import NoiseState, add_noise
@@ -97,6 +127,7 @@ from functional_train.updates.transforms._shape import (
     set_to_zero,
 )
 from functional_train.updates.transforms._stochastic_rounding import stochastic_rounding
+from functional_train.updates.transforms._trust_ratio import scale_by_trust_ratio
 from functional_train.values import random, tree
 from functional_train.values.errors import (
     BatchesError,
@@ -119,14 +150,17 @@ __version__ = "0.1.0"
 __all__ = [
     "ASGDState",
     "AccumulateState",
+    "AdEMAMixState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
     "AdamState",
     "AdamaxState",
+    "AdanState",
     "Aux",
     "AverageState",
     "BatchesError",
+    "CAMEState",
     "ConditionFn",
     "ConditionState",
     "DAdaptAdamState",
@@ -139,6 +173,8 @@ __all__ = [
     "FunctionalTrainError",
     "GradFn",
     "GradientTransformation",
+    "GrokfastEMAState",
+    "GrokfastMAState",
     "History",
     "Hyperparameter",
     "HyperparameterError",
@@ -146,11 +182,14 @@ __all__ = [
     "InjectedState",
     "KahanState",
     "LBFGSState",
+    "LayerNormState",
+    "LionState",
     "LookaheadState",
     "LossError",
     "LossFn",
     "MasterWeightsState",
     "MatricesState",
+    "MomentsState",
     "MomentumState",
     "MonitorState",
     "MuonState",
@@ -172,28 +211,37 @@ __all__ = [
     "ScheduleFreeState",
     "ScheduledState",
     "SecondMomentState",
+    "SignumState",
     "StepFn",
     "StructureError",
     "TorchClassState",
     "TrainState",
     "UpdateFn",
+    "VarianceReductionState",
     "accumulate_updates",
+    "adabelief",
     "adadelta",
     "adafactor",
     "adagrad",
     "adam",
     "adamax",
     "adamw",
+    "adan",
     "adaptive_grad_clip",
+    "add_cautious_decay",
     "add_decayed_weights",
     "add_momentum",
     "add_noise",
+    "ademamix",
+    "adopt",
     "apply_if_finite",
     "apply_updates",
     "asam",
     "asgd",
     "average_params",
     "averaged_params",
+    "came",
+    "cautious",
     "centralize",
     "chain",
     "clip_by_block_rms",
@@ -213,6 +261,8 @@ __all__ = [
     "functionalize",
     "grad",
     "grad_and_value",
+    "grokfast_ema",
+    "grokfast_ma",
     "identity",
     "incremental_update",
     "init_scaled_state",
@@ -221,13 +271,18 @@ __all__ = [
     "iterate",
     "kahan",
     "keep_params_nonnegative",
+    "lamb",
+    "laprop",
+    "lars",
     "lbfgs",
+    "lion",
     "lookahead",
     "lora_init",
     "lora_merge",
     "make_scaled_step",
     "make_step",
     "make_update",
+    "mars",
     "masked",
     "master_weights",
     "merge",
@@ -238,6 +293,7 @@ __all__ = [
     "named_chain",
     "negate",
     "normalize_by_global_norm",
+    "novograd",
     "param_groups",
     "partition",
     "periodic_update",
@@ -249,6 +305,7 @@ __all__ = [
     "random",
     "record_effects",
     "reduce_on_plateau",
+    "reduce_variance",
     "rmsprop",
     "rprop",
     "sam",
@@ -257,8 +314,16 @@ __all__ = [
     "scale_by_adagrad",
     "scale_by_adam",
     "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
     "scale_by_asgd",
+    "scale_by_belief",
+    "scale_by_came",
     "scale_by_factored_rms",
+    "scale_by_laprop",
+    "scale_by_layer_norm",
+    "scale_by_lion",
     "scale_by_lr",
     "scale_by_muon",
     "scale_by_nadam",
@@ -267,7 +332,13 @@ __all__ = [
     "scale_by_radam",
     "scale_by_rmsprop",
     "scale_by_rprop",
+    "scale_by_sign",
+    "scale_by_signum",
+    "scale_by_simplified_ademamix",
     "scale_by_sparse_adam",
+    "scale_by_stable_adam",
+    "scale_by_trust_ratio",
+    "scale_by_yogi",
     "scan",
     "schedule_free",
     "schedule_free_adamw",
@@ -277,14 +348,20 @@ __all__ = [
     "schedules",
     "set_to_zero",
     "sgd",
+    "sign_sgd",
+    "signum",
+    "simplified_ademamix",
     "sparse_adam",
+    "stable_adamw",
     "stateless",
     "static_field",
     "stochastic_rounding",
     "struct",
     "swa_params",
+    "tiger",
     "tree",
     "update_bn",
     "wrap_torch_optimizer",
+    "yogi",
     "zero_nans",
 ]

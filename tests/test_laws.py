@@ -118,10 +118,10 @@ def test_all_that_is_public_is_registered() -> None:
 
 def test_tables_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing row and a spare row are errors that name it."""
-    monkeypatch.setitem(cases.REFERENCES, "adan", cases.REFERENCES["adam"])
-    with pytest.raises(LookupError, match=r"REFERENCES: no row for \[\], and rows for nothing: \['adan'\]"):
+    monkeypatch.setitem(cases.REFERENCES, "adagio", cases.REFERENCES["adam"])
+    with pytest.raises(LookupError, match=r"REFERENCES: no row for \[\], and rows for nothing: \['adagio'\]"):
         cases.check_tables()
-    monkeypatch.delitem(cases.REFERENCES, "adan")
+    monkeypatch.delitem(cases.REFERENCES, "adagio")
     monkeypatch.delitem(cases.SCHEDULE_ARGUMENTS, "linear")
     with pytest.raises(LookupError, match=r"SCHEDULE_ARGUMENTS: no row for \['linear'\]"):
         cases.check_tables()

@@ -39,7 +39,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
         {'w': tensor([2.]), 'n': tensor(3)}
     """
     p, u = tree.flat(params, updates)
-    return _added(p, u).tree(absent=params)
+    return added(p, u).tree(absent=params)
 
 
 def make_update(optimizer: GradientTransformation) -> UpdateFn:
@@ -93,10 +93,11 @@ def move_columns(
             return moved
     updates, state, at = update_columns(transformation, g, state, p, extra)
     assert at is not None
-    return _added(at, updates), state
+    return added(at, updates), state
 
 
-def _added(p: Flat, u: Flat) -> Flat:
+def added(p: Flat, u: Flat, keep: float | Tensor = 1) -> Flat:
+    """Compute `keep * p + u` in the place of the updates, where they are fresh."""
     alike = True
     for position, (x, y) in enumerate(zip(p.leaves, u.leaves, strict=True)):
         if x.shape != y.shape:
@@ -107,7 +108,13 @@ def _added(p: Flat, u: Flat) -> Flat:
             )
         alike = alike and x.dtype is y.dtype and y.layout is x.layout and x.is_contiguous() and y.is_contiguous()
     # Addition commutes, so the sum may take the place of fresh updates that lie in memory as the parameters do.
-    return tree.add(u.spend(), p) if alike else tree.add(p, u)
+    if alike:
+        return tree.add(u.spend(), p, alpha=keep)
+    return tree.add(p if _is_one(keep) else tree.scale(keep, p), u)
+
+
+def _is_one(value: float | Tensor) -> bool:
+    return not isinstance(value, Tensor) and value == 1
 
 
 def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:

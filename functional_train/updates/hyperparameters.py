@@ -144,12 +144,33 @@ def check_interior(name: str, value: Hyperparameter, hint: str = "") -> Number:
 
 def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, Number]:
     """Refuse betas that are not a pair, or a beta outside [0, 1)."""
-    if not isinstance(betas, tuple | list) or len(betas) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise HyperparameterError(f"betas must be a pair, got {betas!r}. (0.9, 0.999) is usual.")
+    check_pair(betas)
     return (
         check_fraction("betas[0]", betas[0], "With 1.0 the first moment never moves; 0.9 is usual."),
         check_fraction("betas[1]", betas[1], "With 1.0 the second moment never moves; 0.999 is usual."),
     )
+
+
+def check_pair(
+    pair: tuple[Hyperparameter, Hyperparameter], name: str = "betas", usual: tuple[float, float] = (0.9, 0.999)
+) -> tuple[Hyperparameter, Hyperparameter]:
+    """Refuse what is not a pair; each of its numbers is looked at where it is used."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HyperparameterError(f"{name} must be a pair, got {pair!r}. {usual} is usual.")
+    return pair
+
+
+def check_three_betas(
+    betas: tuple[Hyperparameter, Hyperparameter, Hyperparameter], usual: tuple[float, float, float]
+) -> tuple[Number, Number, Number]:
+    """Refuse betas that are not three, or a beta outside [0, 1)."""
+    if not isinstance(betas, tuple | list) or len(betas) != 3:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HyperparameterError(f"betas must be three numbers, got {betas!r}. {usual} is usual.")
+    first, second, third = (
+        check_fraction(f"betas[{place}]", beta, f"With 1.0 a moment never moves; {usual[place]} is usual.")
+        for place, beta in enumerate(betas)
+    )
+    return first, second, third
 
 
 def check_count(name: str, value: Hyperparameter, least: int, hint: str = "") -> Number:

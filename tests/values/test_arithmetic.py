@@ -71,6 +71,10 @@ CASES: dict[str, Case] = {
     ),
     "maximum": Case(lambda a, b, c: tree.maximum(a, b), lambda a, b, c: torch.maximum(a, b)),
     "minimum": Case(lambda a, b, c: tree.minimum(a, b), lambda a, b, c: torch.minimum(a, b)),
+    "maximum number": Case(lambda a, b, c: tree.maximum(a, 0.5), lambda a, b, c: a.clamp(min=0.5)),
+    "maximum tensor": Case(lambda a, b, c: tree.maximum(a, HALF), lambda a, b, c: a.clamp(min=0.5)),
+    "minimum number": Case(lambda a, b, c: tree.minimum(a, 0.5), lambda a, b, c: a.clamp(max=0.5)),
+    "minimum tensor": Case(lambda a, b, c: tree.minimum(a, HALF), lambda a, b, c: a.clamp(max=0.5)),
     "sign": Case(lambda a, b, c: tree.sign(a), lambda a, b, c: a.sign()),
     "abs": Case(lambda a, b, c: tree.abs(a), lambda a, b, c: a.abs()),
     "clamp": Case(lambda a, b, c: tree.clamp(a, -0.5, 2), lambda a, b, c: a.clamp(-0.5, 2)),
@@ -94,7 +98,9 @@ CASES: dict[str, Case] = {
     ),
 }
 OF_ONE = {"scale", "sqrt", "sign", "abs", "clamp"}
-ONE_TREE = {"add number", "add tensor", "sub number", "where number"}
+ONE_TREE = {f"{word} {kind}" for word in ("add", "sub", "maximum", "minimum") for kind in ("number", "tensor")} | {
+    "where number"
+}
 OF_TWO = {"add", "sub", "mul", "div", "lerp", "maximum", "minimum", "div_sqrt"}
 each_case = pytest.mark.parametrize("name", CASES)
 # Operations take one to five roundings of numbers up to 10 * 10 + 10.

@@ -100,9 +100,14 @@ OPERATIONS: list[Callable[[Flat, Flat, Flat], Flat]] = [
     lambda a, b, c: tree.mul(a, b),
     lambda a, b, c: tree.lerp(a, b, 0.1),
     lambda a, b, c: tree.addcmul(a, b, c, 0.1, decay=0.9),
-    lambda a, b, c: tree.addcdiv(a, b, tree.add(tree.mul(c, c), 1), 0.1),
+    # A column that is spent is the first operand of one operation, and `addcmul` writes into none.
+    lambda a, b, c: tree.addcdiv(a, b, tree.add(tree.addcmul(c, c, c, decay=0), 1), 0.1),
     lambda a, b, c: tree.sqrt(tree.mul(a, a), shift=0.1),
     lambda a, b, c: tree.maximum(a, b),
+    lambda a, b, c: tree.minimum(a, 0.5),
+    lambda a, b, c: tree.maximum(a, torch.tensor(0.5)),
+    lambda a, b, c: tree.sign(a),
+    lambda a, b, c: tree.div(tree.addcmul(a, b, c), tree.add(tree.addcmul(c, c, c, decay=0), 1)),
 ]
 
 

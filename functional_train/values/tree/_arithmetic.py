@@ -35,7 +35,7 @@ def add(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
         {'w': tensor([4., 4.])}
     """
     if is_scalar(second):
-        return elementwise(torch._foreach_add, torch.add, (first,), (second * alpha,))
+        return elementwise(torch._foreach_add, torch.add, (first,), (second * alpha,), into=torch._foreach_add_)
     if isinstance(alpha, Tensor | Flat):
         return elementwise(_add_scaled, lambda a, b, c: a + b * c, (first, second), (alpha,))
     if alpha == 1:
@@ -100,7 +100,7 @@ def mul(first: Any, second: Any) -> Any:
         >>> ft.tree.mul({"w": torch.full((2,), 3.0)}, {"w": torch.full((2,), 2.0)})
         {'w': tensor([6., 6.])}
     """
-    return elementwise(torch._foreach_mul, torch.mul, (first, second))
+    return elementwise(torch._foreach_mul, torch.mul, (first, second), into=torch._foreach_mul_)
 
 
 def div(first: Any, second: Any) -> Any:
@@ -121,7 +121,7 @@ def div(first: Any, second: Any) -> Any:
         >>> ft.tree.div({"w": torch.full((2,), 3.0)}, {"w": torch.full((2,), 2.0)})
         {'w': tensor([1.5000, 1.5000])}
     """
-    return elementwise(torch._foreach_div, torch.div, (first, second))
+    return elementwise(torch._foreach_div, torch.div, (first, second), into=torch._foreach_div_)
 
 
 def scale(factor: Scalar, tree: Any) -> Any:

@@ -75,7 +75,7 @@ class Flat:
         """
         self.fresh = self.spent = False
         frame = self.frame
-        if self.source is not None:
+        if self.source is not None and (absent is None or frame.positions is None):
             return self.source
         if frame.positions is None:
             return unflatten(frame.structure, self.leaves)
@@ -174,11 +174,27 @@ class Flat:
         Returns:
             A column beside this one.
         """
+        return self._numbers(values, self.frame.ranks)
+
+    def numbers(self, values: Tensor) -> "Flat":
+        """One number for each leaf that is there; otherwise as `spread`.
+
+        Args:
+            values: Shape `(n,)`, one entry for each leaf of this column.
+
+        Returns:
+            A column beside this one.
+        """
+        return self._numbers(values, None)
+
+    def _numbers(self, values: Tensor, places: list[int] | None) -> "Flat":
         dtypes = {torch.bool if values.dtype is torch.bool else _wide(leaf.dtype) for leaf in self.leaves}
         if len(dtypes) == 1:
             (dtype,) = dtypes
             values = values.to(dtype)
-        numbers = self.rows(values)
+        numbers = list(values.unbind())
+        if places is not None:
+            numbers = [numbers[place] for place in places]
         if len(dtypes) > 1:
             numbers = [number.to(_wide(leaf.dtype)) for number, leaf in zip(numbers, self.leaves, strict=True)]
         return Flat(numbers, self.frame, self.plain and not values.requires_grad)

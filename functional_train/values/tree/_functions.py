@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_train.values.tree._elementwise import Scalar, elementwise
+from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar
 from functional_train.values.tree._flat import Flat
 from functional_train.values.tree._structure import is_floating, map
 
@@ -100,7 +100,7 @@ def maximum(first: Any, second: Any) -> Any:
 
     Args:
         first: A tree of real tensors.
-        second: A tree like `first`.
+        second: A tree like `first`, whose leaves may also be 0-d; or a scalar.
 
     Returns:
         A tree like `first`.
@@ -113,7 +113,23 @@ def maximum(first: Any, second: Any) -> Any:
         >>> ft.tree.maximum({"w": torch.tensor([1.0, 5.0])}, {"w": torch.tensor([2.0, 3.0])})
         {'w': tensor([2., 5.])}
     """
-    return elementwise(torch._foreach_maximum, torch.maximum, (first, second))
+    if is_scalar(second):
+        return elementwise(_maximum, torch.clamp_min, (first,), (second,), into=_maximum_into)
+    return elementwise(torch._foreach_maximum, torch.maximum, (first, second), into=torch._foreach_maximum_)
+
+
+def _maximum(tree: list[Tensor], bound: Any) -> Any:
+    if isinstance(bound, Tensor):
+        return [torch.clamp_min(leaf, bound) for leaf in tree]
+    return torch._foreach_clamp_min(tree, bound)
+
+
+def _maximum_into(tree: list[Tensor], bound: Any) -> None:
+    if isinstance(bound, Tensor):
+        for leaf in tree:
+            leaf.clamp_min_(bound)
+    else:
+        torch._foreach_clamp_min_(tree, bound)
 
 
 def minimum(first: Any, second: Any) -> Any:
@@ -121,7 +137,7 @@ def minimum(first: Any, second: Any) -> Any:
 
     Args:
         first: A tree of real tensors.
-        second: A tree like `first`.
+        second: A tree like `first`, whose leaves may also be 0-d; or a scalar.
 
     Returns:
         A tree like `first`.
@@ -134,7 +150,23 @@ def minimum(first: Any, second: Any) -> Any:
         >>> ft.tree.minimum({"w": torch.tensor([1.0, 5.0])}, {"w": torch.tensor([2.0, 3.0])})
         {'w': tensor([1., 3.])}
     """
-    return elementwise(torch._foreach_minimum, torch.minimum, (first, second))
+    if is_scalar(second):
+        return elementwise(_minimum, torch.clamp_max, (first,), (second,), into=_minimum_into)
+    return elementwise(torch._foreach_minimum, torch.minimum, (first, second), into=torch._foreach_minimum_)
+
+
+def _minimum(tree: list[Tensor], bound: Any) -> Any:
+    if isinstance(bound, Tensor):
+        return [torch.clamp_max(leaf, bound) for leaf in tree]
+    return torch._foreach_clamp_max(tree, bound)
+
+
+def _minimum_into(tree: list[Tensor], bound: Any) -> None:
+    if isinstance(bound, Tensor):
+        for leaf in tree:
+            leaf.clamp_max_(bound)
+    else:
+        torch._foreach_clamp_max_(tree, bound)
 
 
 def sign(tree: Any) -> Any:
@@ -151,7 +183,7 @@ def sign(tree: Any) -> Any:
         >>> ft.tree.sign({"w": torch.tensor([-2.0, 0.0, 3.0])})
         {'w': tensor([-1.,  0.,  1.])}
     """
-    return elementwise(torch._foreach_sign, torch.sign, (tree,))
+    return elementwise(torch._foreach_sign, torch.sign, (tree,), into=torch._foreach_sign_)
 
 
 def abs(tree: Any) -> Any:
