@@ -20,6 +20,7 @@ from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.optimizers._soap import SoapState, scale_by_soap, soap
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
@@ -68,6 +69,7 @@ __all__ = [
     "PurityError",
     "Schedule",
     "ScheduledState",
+    "SoapState",
     "StepFn",
     "StructureError",
     "TrainState",
@@ -98,9 +100,11 @@ __all__ = [
     "record_effects",
     "scale_by_adam",
     "scale_by_lr",
+    "scale_by_soap",
     "scan",
     "schedules",
     "sgd",
+    "soap",
     "stateless",
     "static_field",
     "struct",

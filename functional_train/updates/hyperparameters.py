@@ -121,6 +121,13 @@ def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, N
     )
 
 
+def check_count(name: str, value: int, hint: str = "") -> int:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HyperparameterError(f"{name} must be a whole number >= 1, got {value!r}. {hint}".rstrip())
+    return value
+
+
 def _checked(name: str, value: Any, accept: Callable[[float], bool], rule: str, hint: str) -> Number:
     if isinstance(value, Tensor):
         if value.ndim != 0:

@@ -1,0 +1,74 @@
+"""Orthogonal bases and roots of symmetric matrices."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def eigenbasis(matrix: Tensor) -> Tensor:
+    """The eigenvectors of a symmetric matrix as columns, those of the largest eigenvalues first.
+
+    Computed in float64 and held constant in differentiation: where eigenvalues meet they have no derivative. A matrix
+    that is not finite has a basis of nan.
+    """
+    return _finite_only(matrix, lambda wide: torch.linalg.eigh(wide).eigenvectors.flip(-1).contiguous())
+
+
+def power_basis(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """An orthogonal basis brought closer to the eigenvectors by one round of power iteration.
+
+    Args:
+        matrix: Symmetric.
+        basis: Orthogonal.
+
+    Returns:
+        The new basis, whose columns go from the largest eigenvalue to the smallest by the estimates of the old one, and
+        the order that this takes the old columns to. Constant in differentiation, like `eigenbasis`.
+    """
+    matrix, basis = matrix.detach(), basis.detach()
+    product = matrix @ basis
+    order = torch.argsort((basis * product).sum(-2), descending=True, stable=True)
+    return torch.linalg.qr(product.index_select(-1, order)).Q.contiguous(), order
+
+
+def symmetric_power(matrix: Tensor, exponent: float) -> Tensor:
+    r"""A power of a symmetric positive definite matrix, $V \Lambda^a V^\top$.
+
+    Computed in float64. The first derivative is exact, where eigenvalues meet too (Daleckii & Krein 1965); the second
+    is not passed on. A matrix that is not finite has a power of nan.
+    """
+
+    def power(wide: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(wide)
+        return (vectors * values.pow(exponent).unsqueeze(-2)) @ vectors.mT
+
+    made = _finite_only(matrix, power)
+    if not _is_differentiated(matrix):
+        return made
+    values, vectors = torch.linalg.eigh(matrix.detach().double())
+    shift = (matrix - matrix.detach()).double()
+    slope = vectors @ (_divided_differences(values, exponent) * (vectors.mT @ shift @ vectors)) @ vectors.mT
+    return made + slope.to(matrix.dtype)
+
+
+def _divided_differences(values: Tensor, exponent: float) -> Tensor:
+    """The slopes of $x^a$ between each two of the values, and at the middle of those that are almost one."""
+    rows, columns = values.unsqueeze(-1), values.unsqueeze(-2)
+    apart, middle = rows - columns, (rows + columns) / 2
+    # Nearer than this the difference quotient loses as many digits as the slope at the middle is wrong by.
+    near = apart.abs() <= 1e-5 * middle
+    quotient = (rows.pow(exponent) - columns.pow(exponent)) / torch.where(near, 1.0, apart)
+    return torch.where(near, exponent * middle.pow(exponent - 1), quotient)
+
+
+def _is_differentiated(matrix: Tensor) -> bool:
+    return matrix.requires_grad or torch.autograd.forward_ad._current_level >= 0
+
+
+def _finite_only(matrix: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+    """`fn` of a matrix in float64, constant in differentiation; nan, where the kernels raise, if not finite."""
+    wide = matrix.detach().double()
+    finite = torch.isfinite(wide).all()
+    safe = torch.where(finite, wide, torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device))
+    return torch.where(finite, fn(safe), torch.nan).to(matrix.dtype)

@@ -1,0 +1,50 @@
+"""Methods that precondition by matrices or by curvature."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import functional_train as ft
+from tests.references.rules import Reference, Settings, of_leaf
+
+
+def soap_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    """Vyas et al. 2024, Algorithm 3, with the bases of the first gradient, for three updates."""
+    t = memory["t"] = memory.get("t", 0) + 1
+    rotates = g.ndim >= 2 and g.numel() > 0
+    if t == 1:
+        bases = []
+        for dim in range(g.ndim if rotates else 0):
+            rows = g.transpose(0, dim).flatten(1)
+            bases.append(torch.linalg.eigh(0.05 * rows @ rows.T)[1].flip(1))
+        memory.update(m=torch.zeros_like(g), v=torch.zeros_like(g), bases=bases)
+        return torch.zeros_like(g)
+
+    def rotated(x: Tensor, back: bool = False) -> Tensor:
+        for basis in memory["bases"]:
+            x = torch.einsum("k...,kj->...j", x, basis.T if back else basis)
+        return x
+
+    turned = rotated(g)
+    if rotates:
+        turned = torch.where(turned.abs() <= 32 * 2.0**-52 * turned.norm(), 0.0, turned)
+    m = memory["m"] = 0.95 * memory["m"] + 0.05 * g
+    v = memory["v"] = 0.95 * memory["v"] + 0.05 * turned**2
+    ratio = torch.where(v == 0, 0.0, rotated(m) / (v.sqrt() + 1e-8))
+    return (1 - 0.95 ** (t - 1)) ** 0.5 / (1 - 0.95 ** (t - 1)) * rotated(ratio, back=True)
+
+
+REFERENCES: dict[str, Reference] = {
+    "scale_by_soap": of_leaf(soap_direction),
+    "soap": of_leaf(lambda g, p, memory: -3e-3 * (soap_direction(g, p, memory) + 0.01 * p)),
+}
+
+HYPERPARAMETERS: dict[str, Settings] = {
+    "soap": (
+        ft.soap,
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05, "shampoo_beta": 0.7,
+         "precondition_frequency": 1},
+    ),
+    "scale_by_soap": (ft.scale_by_soap, {"betas": (0.8, 0.9), "eps": 1e-3}),
+}  # fmt: skip
