@@ -20,10 +20,12 @@ from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.optimizers._shampoo import ShampooState, scale_by_shampoo, shampoo
 from functional_train.updates.optimizers._soap import SoapState, scale_by_soap, soap
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
+from functional_train.updates.transforms._graft import GraftState, graft
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import random, tree
@@ -55,6 +57,7 @@ __all__ = [
     "FunctionalTrainError",
     "GradFn",
     "GradientTransformation",
+    "GraftState",
     "History",
     "Hyperparameter",
     "HyperparameterError",
@@ -69,6 +72,7 @@ __all__ = [
     "PurityError",
     "Schedule",
     "ScheduledState",
+    "ShampooState",
     "SoapState",
     "StepFn",
     "StructureError",
@@ -87,6 +91,7 @@ __all__ = [
     "functionalize",
     "grad",
     "grad_and_value",
+    "graft",
     "identity",
     "init_state",
     "iterate",
@@ -100,10 +105,12 @@ __all__ = [
     "record_effects",
     "scale_by_adam",
     "scale_by_lr",
+    "scale_by_shampoo",
     "scale_by_soap",
     "scan",
     "schedules",
     "sgd",
+    "shampoo",
     "soap",
     "stateless",
     "static_field",

@@ -106,6 +106,11 @@ def check_non_negative(name: str, value: Hyperparameter, hint: str = "") -> Numb
     return _checked(name, value, lambda number: 0.0 <= number < float("inf"), "must be a finite number >= 0", hint)
 
 
+def check_positive(name: str, value: Hyperparameter, hint: str = "") -> Number:
+    """Refuse zero, a negative, infinite or nan number; a tensor's value is never looked at."""
+    return _checked(name, value, lambda number: 0.0 < number < float("inf"), "must be a finite number > 0", hint)
+
+
 def check_fraction(name: str, value: Hyperparameter, hint: str = "") -> Number:
     """Refuse a number outside [0, 1); a tensor's value is never looked at."""
     return _checked(name, value, lambda number: 0.0 <= number < 1.0, "must be in [0, 1)", hint)

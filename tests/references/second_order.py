@@ -35,12 +35,32 @@ def soap_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
     return (1 - 0.95 ** (t - 1)) ** 0.5 / (1 - 0.95 ** (t - 1)) * rotated(ratio, back=True)
 
 
+def shampoo_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    """Gupta et al. 2018, Algorithm 2."""
+    if g.numel() == 0:
+        return g
+    x = g.reshape(1) if g.ndim == 0 else g
+    made = x
+    for dim in range(x.ndim):
+        rows = x.movedim(dim, 0).reshape(x.shape[dim], -1)
+        matrix = memory.get(f"{dim}", 1e-6 * torch.eye(x.shape[dim], dtype=x.dtype)) + rows @ rows.T
+        memory[f"{dim}"] = matrix
+        values, vectors = torch.linalg.eigh(matrix)
+        root = (vectors * values.clamp(min=max(1e-6, 2.0**-52 * float(values[-1]))) ** (-0.5 / x.ndim)) @ vectors.T
+        made = (made.movedim(dim, -1) @ root).movedim(-1, dim)
+    return made.reshape(g.shape)
+
+
 REFERENCES: dict[str, Reference] = {
+    "scale_by_shampoo": of_leaf(shampoo_direction),
     "scale_by_soap": of_leaf(soap_direction),
+    "shampoo": of_leaf(lambda g, p, memory: -1e-3 * shampoo_direction(g, p, memory)),
     "soap": of_leaf(lambda g, p, memory: -3e-3 * (soap_direction(g, p, memory) + 0.01 * p)),
 }
 
 HYPERPARAMETERS: dict[str, Settings] = {
+    "shampoo": (ft.shampoo, {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.05, "matrix_eps": 1e-2}),
+    "scale_by_shampoo": (ft.scale_by_shampoo, {"matrix_eps": 1e-2}),
     "soap": (
         ft.soap,
         {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.05, "shampoo_beta": 0.7,

@@ -1,31 +1,15 @@
 """SOAP: figures of another library, its invariances, and the bases that it keeps."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import functional_train as ft
 from tests.oracles import load, problem
 from tests.trees import assert_bitwise, assert_close, like, normal
-
-Between = Callable[[int, Any], Any]
-
-
-def trained(
-    optimizer: ft.GradientTransformation, name: str, leaves: list[str], after: Between | None = None
-) -> dict[int, Any]:
-    """Parameters at the steps that have figures; `after` does what the library does to them after a step."""
-    params = problem.start(leaves)
-    state, update_fn, reached = optimizer.init(params), ft.make_update(optimizer), {}
-    for step in range(1, problem.NUM_STEPS + 1):
-        params, state = update_fn(problem.GRADIENTS[name](step, params), state, params)
-        params = params if after is None else after(step, params)
-        reached[step] = params
-    return {step: reached[step] for step in problem.STEPS}
+from tests.updates.stepping import Between, Watching, trained
 
 
 def decayed_after(weight_decay: float) -> Between:
@@ -74,7 +58,7 @@ def test_equals_the_figures(case: str, name: load.Problem) -> None:
     """Fifty updates lead where pytorch_optimizer's SOAP leads."""
     optimizer, after = CASES[case]
     leaves = [leaf for leaf in problem.LEAVES if (case, leaf) not in LEFT_OPEN]
-    reached = trained(optimizer, name, leaves, after)
+    reached = trained(optimizer, name, leaves, after=after)
     for step, expected in load.figures("pytorch_optimizer", case, name).items():
         for leaf in leaves:
             allowed = WITH_NOISE.get((case, name, leaf), 1e-10)
@@ -158,18 +142,9 @@ def test_due_renewals_are_the_same_bits_when_everything_is_computed() -> None:
     state = traced_state = tx.init(grads[0])
     for slope in grads:
         updates, state = tx.update(slope, state, None)
-        # A mode that only watches is enough for the host not to look.
         with Watching():
             traced, traced_state = tx.update(slope, traced_state, None)
         assert_bitwise((traced, traced_state), (updates, state))
-
-
-class Watching(TorchDispatchMode):
-    """Passes every operation on."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        return func(*args, **(kwargs or {}))
 
 
 def test_nan_is_not_hidden() -> None:

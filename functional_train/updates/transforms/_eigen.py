@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from functional_train.updates.hyperparameters import Number
+
 
 def eigenbasis(matrix: Tensor) -> Tensor:
     """The eigenvectors of a symmetric matrix as columns, those of the largest eigenvalues first.
@@ -32,21 +34,35 @@ def power_basis(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.qr(product.index_select(-1, order)).Q.contiguous(), order
 
 
-def symmetric_power(matrix: Tensor, exponent: float) -> Tensor:
+def symmetric_power(matrix: Tensor, exponent: float, floor: Number) -> Tensor:
     r"""A power of a symmetric positive definite matrix, $V \Lambda^a V^\top$.
 
-    Computed in float64. The first derivative is exact, where eigenvalues meet too (Daleckii & Krein 1965); the second
-    is not passed on. A matrix that is not finite has a power of nan.
+    Computed in float64. The first derivative in the matrix is exact, where eigenvalues meet too (Daleckii & Krein);
+    the second is not passed on. A matrix that is not finite has a power of nan.
+
+    Args:
+        matrix: Symmetric.
+        exponent: Any number.
+        floor: Eigenvalues below it are raised to it, as are those below what rounding leaves of the largest.
+
+    Returns:
+        A matrix like the one given.
     """
+    digits = torch.finfo(matrix.dtype).eps
+    least = floor.detach() if isinstance(floor, Tensor) else floor
+
+    def decomposed(wide: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(wide)
+        return torch.maximum(values, (values[-1:] * digits).clamp(min=least)), vectors
 
     def power(wide: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(wide)
+        values, vectors = decomposed(wide)
         return (vectors * values.pow(exponent).unsqueeze(-2)) @ vectors.mT
 
     made = _finite_only(matrix, power)
-    if not _is_differentiated(matrix):
+    if not (matrix.requires_grad or torch.autograd.forward_ad._current_level >= 0):
         return made
-    values, vectors = torch.linalg.eigh(matrix.detach().double())
+    values, vectors = decomposed(matrix.detach().double())
     shift = (matrix - matrix.detach()).double()
     slope = vectors @ (_divided_differences(values, exponent) * (vectors.mT @ shift @ vectors)) @ vectors.mT
     return made + slope.to(matrix.dtype)
@@ -60,10 +76,6 @@ def _divided_differences(values: Tensor, exponent: float) -> Tensor:
     near = apart.abs() <= 1e-5 * middle
     quotient = (rows.pow(exponent) - columns.pow(exponent)) / torch.where(near, 1.0, apart)
     return torch.where(near, exponent * middle.pow(exponent - 1), quotient)
-
-
-def _is_differentiated(matrix: Tensor) -> bool:
-    return matrix.requires_grad or torch.autograd.forward_ad._current_level >= 0
 
 
 def _finite_only(matrix: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
