@@ -18,14 +18,17 @@ from functional_train.updates import schedules
 from functional_train.updates.apply import apply_updates, make_update
 from functional_train.updates.chain import chain, identity
 from functional_train.updates.hyperparameters import ScheduledState
+from functional_train.updates.optimizers._adahessian import AdaHessianState, adahessian, scale_by_adahessian
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.optimizers._shampoo import ShampooState, scale_by_shampoo, shampoo
 from functional_train.updates.optimizers._soap import SoapState, scale_by_soap, soap
+from functional_train.updates.optimizers._sophia import SophiaState, scale_by_sophia, sophia
 from functional_train.updates.transformation import EmptyState, GradientTransformation, stateless
 from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._graft import GraftState, graft
+from functional_train.updates.transforms._hutchinson import DiagonalFn, gauss_newton_bartlett, hutchinson
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import random, tree
@@ -48,9 +51,11 @@ from functional_train.values.types import Aux, GradFn, Hyperparameter, LossFn, S
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaHessianState",
     "AdamState",
     "Aux",
     "BatchesError",
+    "DiagonalFn",
     "Effects",
     "EmptyState",
     "Functional",
@@ -74,10 +79,12 @@ __all__ = [
     "ScheduledState",
     "ShampooState",
     "SoapState",
+    "SophiaState",
     "StepFn",
     "StructureError",
     "TrainState",
     "UpdateFn",
+    "adahessian",
     "adam",
     "adamw",
     "add_decayed_weights",
@@ -89,9 +96,11 @@ __all__ = [
     "fit",
     "fold",
     "functionalize",
+    "gauss_newton_bartlett",
     "grad",
     "grad_and_value",
     "graft",
+    "hutchinson",
     "identity",
     "init_state",
     "iterate",
@@ -103,15 +112,18 @@ __all__ = [
     "plot",
     "random",
     "record_effects",
+    "scale_by_adahessian",
     "scale_by_adam",
     "scale_by_lr",
     "scale_by_shampoo",
     "scale_by_soap",
+    "scale_by_sophia",
     "scan",
     "schedules",
     "sgd",
     "shampoo",
     "soap",
+    "sophia",
     "stateless",
     "static_field",
     "struct",

@@ -67,6 +67,9 @@ SCHEDULE_ARGUMENTS: dict[str, tuple[float, ...]] = {
     "warmup_cosine": (1.0, 8, 40),
 }
 
+# Optimizers that draw numbers, and so train only a state that owns a key.
+DRAWS = {"adahessian", "sophia"}
+
 # A law that a case need not keep, and why. An exemption that is no longer needed fails.
 EXEMPT: dict[tuple[str, str], str] = {
     **{

@@ -51,7 +51,24 @@ def shampoo_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
     return made.reshape(g.shape)
 
 
+def sophia_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    """Liu et al. 2023, Algorithm 3, where the gradient never changes: the curvature is zero."""
+    m = memory["m"] = 0.96 * memory.get("m", torch.zeros_like(g)) + 0.04 * g
+    return (m / 1e-12).clamp(-1, 1)
+
+
+def adahessian_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    """Yao et al. 2020, Algorithm 1, where the gradient never changes: the curvature is zero."""
+    t = memory["t"] = memory.get("t", 0) + 1
+    m = memory["m"] = 0.9 * memory.get("m", torch.zeros_like(g)) + 0.1 * g
+    return m / (1 - 0.9**t) / 1e-4
+
+
 REFERENCES: dict[str, Reference] = {
+    "adahessian": of_leaf(lambda g, p, memory: -0.1 * adahessian_direction(g, p, memory)),
+    "scale_by_adahessian": of_leaf(adahessian_direction),
+    "scale_by_sophia": of_leaf(sophia_direction),
+    "sophia": of_leaf(lambda g, p, memory: -1e-3 * (sophia_direction(g, p, memory) + 0.1 * p)),
     "scale_by_shampoo": of_leaf(shampoo_direction),
     "scale_by_soap": of_leaf(soap_direction),
     "shampoo": of_leaf(lambda g, p, memory: -1e-3 * shampoo_direction(g, p, memory)),
@@ -59,6 +76,20 @@ REFERENCES: dict[str, Reference] = {
 }
 
 HYPERPARAMETERS: dict[str, Settings] = {
+    "adahessian": (
+        ft.adahessian,
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-2, "weight_decay": 0.05, "hessian_power": 0.7},
+    ),
+    "scale_by_adahessian": (ft.scale_by_adahessian, {"betas": (0.8, 0.9), "eps": 1e-2, "hessian_power": 0.7}),
+    "sophia": (
+        ft.sophia,
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-2, "weight_decay": 0.05, "gamma": 5.0, "clip_threshold": 0.6,
+         "update_interval": 2},
+    ),
+    "scale_by_sophia": (
+        ft.scale_by_sophia,
+        {"betas": (0.8, 0.9), "eps": 1e-2, "gamma": 5.0, "clip_threshold": 0.6},
+    ),
     "shampoo": (ft.shampoo, {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.05, "matrix_eps": 1e-2}),
     "scale_by_shampoo": (ft.scale_by_shampoo, {"matrix_eps": 1e-2}),
     "soap": (
