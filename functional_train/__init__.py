@@ -8,6 +8,7 @@ from functional_train import plot
 from functional_train.gradients.reverse import grad, grad_and_value
 from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
+from functional_train.models.lora import lora_init, lora_merge
 from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
@@ -16,7 +17,7 @@ from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
 from functional_train.updates import schedules
 from functional_train.updates.apply import apply_updates, make_update
-from functional_train.updates.chain import chain, identity
+from functional_train.updates.chain import chain, identity, named_chain
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adahessian import AdaHessianState, adahessian, scale_by_adahessian
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
@@ -29,7 +30,11 @@ from functional_train.updates.transforms._clip import clip_by_global_norm
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._graft import GraftState, graft
 from functional_train.updates.transforms._hutchinson import DiagonalFn, gauss_newton_bartlett, hutchinson
+from functional_train.updates.transforms._inject import InjectedState, inject_hyperparams
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
+from functional_train.updates.transforms._param_groups import param_groups
+from functional_train.updates.transforms._partition import PartitionState, freeze, masked, partition
+from functional_train.updates.transforms._plateau import PlateauState, reduce_on_plateau
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import random, tree
 from functional_train.values.errors import (
@@ -67,13 +72,16 @@ __all__ = [
     "Hyperparameter",
     "HyperparameterError",
     "ImmutableError",
+    "InjectedState",
     "LossError",
     "LossFn",
     "MomentumState",
     "NonFiniteError",
     "OwnershipError",
     "Params",
+    "PartitionState",
     "PathError",
+    "PlateauState",
     "PurityError",
     "Schedule",
     "ScheduledState",
@@ -95,6 +103,7 @@ __all__ = [
     "early_stopping",
     "fit",
     "fold",
+    "freeze",
     "functionalize",
     "gauss_newton_bartlett",
     "grad",
@@ -103,15 +112,23 @@ __all__ = [
     "hutchinson",
     "identity",
     "init_state",
+    "inject_hyperparams",
     "iterate",
+    "lora_init",
+    "lora_merge",
     "make_step",
     "make_update",
+    "masked",
     "merge",
     "mixed_precision",
+    "named_chain",
     "negate",
+    "param_groups",
+    "partition",
     "plot",
     "random",
     "record_effects",
+    "reduce_on_plateau",
     "scale_by_adahessian",
     "scale_by_adam",
     "scale_by_lr",

@@ -21,9 +21,19 @@ from tests import global_rng
 with contextlib.suppress(ImportError):
     importlib.import_module("rich.style")
 
+# When it is first imported, it puts a Hypothesis profile of its own in force, of ten examples and called "dev" too. So
+# that is done before ours are made, and not by whichever test needs a reference from it.
+importlib.import_module("torch.testing._internal.common_utils")
+
 # The first call of a torch kernel, and of every compiled function, is slow: neither a deadline nor a rate of examples
 # says anything about the code under test.
-settings.register_profile("dev", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "dev",
+    settings.get_profile("default"),  # and not the one that torch put in force
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 # The same examples on every run, so that a failure belongs to the change that shows it.
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, database=None)
 settings.register_profile("nightly", settings.get_profile("dev"), max_examples=1000)

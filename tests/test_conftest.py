@@ -1,5 +1,6 @@
 """The suite's own settings do what they say, shown on a small suite in a folder of its own."""
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +65,9 @@ def test_selection_profile_and_guard(
     result = suite.runpytest_inprocess("-n", "0", "-s", "-p", "no:cacheprovider", "test_suite.py", *args)
     result.assert_outcomes(**counts)
     result.stdout.fnmatch_lines([f"*profile: {profile}*", "*moved the global generator of torch*", "*needs a reason*"])
+
+
+def test_the_profile_is_ours() -> None:
+    """Torch's own test library, imported by a reference, does not replace the profile that was chosen."""
+    importlib.import_module("torch.testing._internal.common_optimizers")
+    assert settings().max_examples >= 100

@@ -2,7 +2,7 @@
 
 import torch
 
-from functional_train.testing._runs import ATOL, RTOL, away_from_zero, in_float64, pairs, run
+from functional_train.testing._runs import ATOL, RTOL, away_from_zero, extras, in_float64, pairs, run
 from functional_train.testing.assertions import assert_trees_alike, assert_trees_close, assert_trees_equal
 from functional_train.updates.apply import make_update
 from functional_train.updates.transformation import GradientTransformation
@@ -32,7 +32,7 @@ def updates_are_like_params(transformation: GradientTransformation, params: Tree
     """
     for updates, state, new in run(transformation, params, grads):
         assert_trees_alike((updates, new), (grads, params))
-        again, _ = make_update(transformation)(grads, state, params)
+        again, _ = make_update(transformation)(grads, state, params, **extras(grads, params))
         for (old, grad), (_, kept) in zip(pairs(params, grads), pairs(params, again), strict=True):
             if grad is None:
                 assert_trees_equal(kept, old)

@@ -141,7 +141,7 @@ def traces_as_one_graph(transformation: GradientTransformation, params: Tree, gr
         return
 
     def update(slopes: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        return transformation.update(slopes, state, params, **extras(slopes))
+        return transformation.update(slopes, state, params, **extras(slopes, params))
 
     eager = compiled = transformation.init(values)
     torch.compiler.reset()

@@ -4,7 +4,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from functional_train.steps.state import TrainState, init_state
 from functional_train.testing.strategies import keys, params, tensors
 from functional_train.updates import schedules as schedule_factories
 from functional_train.updates.chain import chain
+from functional_train.updates.hyperparameters import Number
 from functional_train.updates.transformation import GradientTransformation
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.params import Params
@@ -31,7 +32,8 @@ def registered_factories() -> Mapping[str, Callable[..., GradientTransformation]
     names = [module.name for module in pkgutil.walk_packages(updates.__path__, f"{updates.__name__}.")]
     members = [item for name in names for item in vars(importlib.import_module(name)).items()]
     public = [(name, value) for name, value in members if inspect.isfunction(value) and not name.startswith("_")]
-    return {name: value for name, value in sorted(public) if makes_transformation(value)}
+    made = {name: value for name, value in public if makes_transformation(value)}
+    return {name: made[name] for name in sorted(made)}
 
 
 def makes_transformation(factory: Callable[..., Any]) -> bool:
@@ -99,11 +101,14 @@ def _around(default: Any, scheduled: bool) -> SearchStrategy[Any]:
     return st.just(default)
 
 
-def gradient_transformations(*, max_size: int = 3) -> SearchStrategy[GradientTransformation]:
+def gradient_transformations(
+    *, max_size: int = 3, without: Collection[str] = ()
+) -> SearchStrategy[GradientTransformation]:
     """Draw chains of the library's transformations, with drawn hyperparameters.
 
     Args:
         max_size: Largest number of links.
+        without: Names of factories that no link comes from.
 
     Returns:
         A strategy for chains; the simplest has no link.
@@ -115,12 +120,13 @@ def gradient_transformations(*, max_size: int = 3) -> SearchStrategy[GradientTra
         ... def test_chains_are_pure(chain, drawn):
         ...     ft.testing.is_pure(chain, *drawn)
     """
-    link = st.sampled_from(list(registered_factories().values())).flatmap(from_factory)
+    drawn = [factory for name, factory in registered_factories().items() if name not in without]
+    link = st.sampled_from(drawn).flatmap(from_factory)
     return st.lists(link, max_size=max_size).map(lambda links: chain(*links))
 
 
 def schedules() -> SearchStrategy[Schedule]:
-    """Draw schedules of the library, with drawn hyperparameters.
+    """Draw schedules of the library, with drawn hyperparameters; those made of other schedules are left out.
 
     Returns:
         A strategy for functions from a step to a value between 0 and 1.
@@ -134,7 +140,12 @@ def schedules() -> SearchStrategy[Schedule]:
         >>> test_values_are_float64()
     """
     factories = [getattr(schedule_factories, name) for name in schedule_factories.__all__]
-    return st.sampled_from(factories).flatmap(from_factory)
+    return st.sampled_from([factory for factory in factories if _takes_numbers(factory)]).flatmap(from_factory)
+
+
+def _takes_numbers(factory: Callable[..., Any]) -> bool:
+    needed = [each for each in inspect.signature(factory).parameters.values() if each.default is each.empty]
+    return all(each.annotation in (int, Number) for each in needed)
 
 
 def train_states(*, optimizer: GradientTransformation | None = None) -> SearchStrategy[TrainState]:

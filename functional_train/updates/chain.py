@@ -15,6 +15,7 @@ from functional_train.updates.transformation import (
     update_columns,
 )
 from functional_train.values.errors import StructureError
+from functional_train.values.params import Params
 from functional_train.values.tree import Flat
 from functional_train.values.types import Tree
 
@@ -86,6 +87,65 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
         return new, (*before, own, *after)
 
     return GradientTransformation(init, columnwise(update, move if last >= 0 else None, neutral=last < 0))
+
+
+def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransformation:
+    """Apply transformations one after another, like `chain`, with a state in which each has a name.
+
+    Args:
+        *links: Pairs of name and transformation, in order of application; no name twice.
+
+    Returns:
+        Transformation whose state is a `Params` of theirs, so that `ft.tree.get(opt_state, "adam/0/exp_avg")` finds
+        them.
+
+    Raises:
+        StructureError: a link is no such pair, a name comes twice, or at the update: the state is another optimizer's.
+
+    Source: Optax, `named_chain`.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> optimizer = ft.named_chain(("clip", ft.clip_by_global_norm(1.0)), ("adam", ft.adam(1e-3)))
+        >>> opt_state = optimizer.init({"w": torch.ones(1)})
+        >>> ft.tree.get(opt_state, "adam/0/exp_avg/w")
+        tensor([0.])
+    """
+    for place, link in enumerate(links):
+        if not (isinstance(link, tuple) and len(link) == 2 and isinstance(link[0], str)):
+            raise StructureError(
+                f"named_chain takes pairs of name and transformation, got {type(link).__name__} as argument {place}. "
+                'Write named_chain(("clip", ft.clip_by_global_norm(1.0)), ("adam", ft.adam(1e-3))).'
+            )
+    names = [name for name, _ in links]
+    if len(set(names)) != len(names):
+        raise StructureError(f"named_chain needs another name for each link, got {names}.")
+    chained = chain(*[transformation for _, transformation in links])
+    written = on_columns(chained)
+    assert written is not None
+
+    def states(state: Tree) -> tuple[Tree, ...]:
+        if not isinstance(state, Params) or list(state) != names:
+            found = list(state) if isinstance(state, Params) else type(state).__name__
+            raise StructureError(
+                f"a chain of {names} needs the Params of their states, got {found}. "
+                "The optimizer state was made by another optimizer: call optimizer.init(params)."
+            )
+        return tuple(state.values())
+
+    def named(made: tuple[Flat, Tree]) -> tuple[Flat, Params]:
+        return made[0], Params(dict(zip(names, made[1], strict=True)))
+
+    def init(params: Tree) -> Params:
+        return Params(dict(zip(names, chained.init(params), strict=True)))
+
+    def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, Params]:
+        return named(written.fn(g, states(state), p, **extra))
+
+    def move(g: Flat, state: Tree, p: Flat, **extra: Any) -> tuple[Flat, Params]:
+        return named(move_columns(chained, g, states(state), p, extra))
+
+    return GradientTransformation(init, columnwise(update, move))
 
 
 def _is_neutral(transformation: GradientTransformation) -> bool:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
 import torch
@@ -126,11 +126,16 @@ def check_betas(betas: tuple[Hyperparameter, Hyperparameter]) -> tuple[Number, N
     )
 
 
-def check_count(name: str, value: int, hint: str = "") -> int:
-    """Refuse what is no whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise HyperparameterError(f"{name} must be a whole number >= 1, got {value!r}. {hint}".rstrip())
-    return value
+def check_count(name: str, value: int, least: int = 0, hint: str = "It counts updates.") -> None:
+    """Refuse what is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}. {hint}".rstrip())
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is none of the choices."""
+    if value not in choices:
+        raise HyperparameterError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def _checked(name: str, value: Any, accept: Callable[[float], bool], rule: str, hint: str) -> Number:

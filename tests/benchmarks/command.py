@@ -2,7 +2,7 @@
 
 import argparse
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ class Benchmark(NamedTuple):
     systems: Mapping[str, System]
     reference: str
     bars: tuple[Bar, ...]
+    notes: Callable[[Sequence[Figures], int], list[str]] = lambda rows, threads: []
 
 
 def run(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +50,7 @@ def run(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
         f"torch {before['torch']}, {options.threads} thread(s), {effort.rounds} blocks each; "
         f"load average {before['load']} before, {after['load']} after, on {before['cores']} cores\n"
     )
-    print(table(rows))
+    print("\n".join([table(rows), *benchmark.notes(rows, options.threads)]))
     lines, met = judge([bar for bar in benchmark.bars if bar.workload in options.workloads], rows)
     if options.check:
         print("\n" + "\n".join(lines))

@@ -1,4 +1,7 @@
-"""What is trained: a module from fixed weights, and batches from a fixed seed."""
+"""What is trained: a module from fixed weights, and batches from a fixed seed.
+
+Where updates alone are measured, a batch is the gradients.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.global_rng import seeded
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]
 
 CLASSES, VOCABULARY, TOKENS, NUM_BATCHES = 10, 256, 64, 8
 
@@ -20,6 +23,7 @@ class Workload(NamedTuple):
 
     build: Callable[[], nn.Module]
     draw: Callable[[torch.Generator], Batch]
+    num_batches: int = NUM_BATCHES
 
     def module(self) -> nn.Module:
         """The module, with the same weights at every call."""
@@ -29,7 +33,7 @@ class Workload(NamedTuple):
     def batches(self) -> list[Batch]:
         """The batches, the same at every call."""
         generator = torch.Generator().manual_seed(0)
-        return [self.draw(generator) for _ in range(NUM_BATCHES)]
+        return [self.draw(generator) for _ in range(self.num_batches)]
 
 
 def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,9 +90,25 @@ def _texts(generator: torch.Generator, size: int) -> Batch:
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
+class Leaves(nn.Module):
+    """Parameters without a model, for updates from given gradients."""
+
+    def __init__(self, count: int, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.leaves = nn.ParameterList([torch.randn(shape) for _ in range(count)])
+
+
+def _gradients(generator: torch.Generator, count: int, shape: tuple[int, int]) -> Batch:
+    return tuple([torch.randn(shape, generator=generator) for _ in range(count)])
+
+
 WORKLOADS = {
     "tiny": Workload(partial(mlp, 32, 2), partial(_vectors, width=32, size=32)),
     "medium": Workload(partial(mlp, 256, 4), partial(_vectors, width=256, size=64)),
     "wide": Workload(partial(mlp, 1024, 4), partial(_vectors, width=1024, size=256)),
+    "200 leaves": Workload(partial(Leaves, 200, (64, 64)), partial(_gradients, count=200, shape=(64, 64))),
+    "100M numbers": Workload(
+        partial(Leaves, 50, (1000, 2000)), partial(_gradients, count=50, shape=(1000, 2000)), num_batches=1
+    ),
     "transformer": Workload(partial(Transformer, 4, 128, 4), partial(_texts, size=16)),
 }

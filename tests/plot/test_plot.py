@@ -43,6 +43,13 @@ def some_effects(*, write: bool = True) -> ft.Effects:
     return effects
 
 
+WAY = [torch.zeros(2), torch.tensor([torch.nan, 0.0])]
+
+
+def bowl(point: torch.Tensor) -> torch.Tensor:
+    return point.square().sum()
+
+
 FIGURES: dict[str, Callable[[], Any]] = {
     "history": lambda: ft.plot.history(FULL),
     "log history": lambda: ft.plot.history(FULL, yscale="log", smooth=1),
@@ -54,6 +61,8 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "schedule": lambda: ft.plot.schedule(ft.schedules.cosine(0.1, 10), 10),
     "effects": lambda: ft.plot.effects(some_effects()),
     "grouped effects": lambda: ft.plot.effects(some_effects(), max_rows=1),
+    "compare": lambda: ft.plot.compare({"a": torch.tensor([1.0, torch.nan, 0.5]), "b": torch.ones(2)}, yscale="log"),
+    "trajectories": lambda: ft.plot.trajectories(bowl, {"a": torch.tensor([[1.0, 1.0], [0.0, 0.5]]), "still": WAY}),
     "no writes": lambda: ft.plot.effects(some_effects(write=False)),
 }
 

@@ -99,3 +99,13 @@ HYPERPARAMETERS: dict[str, Settings] = {
     ),
     "scale_by_soap": (ft.scale_by_soap, {"betas": (0.8, 0.9), "eps": 1e-3}),
 }  # fmt: skip
+
+EXEMPT = {
+    **{
+        (name, "is_differentiable"): "eigenvectors jump where eigenvalues meet, so bases are held constant"
+        for name in ("soap", "scale_by_soap")
+    },
+    ("soap", "descends"): "the first gradient of a leaf makes its bases and moves nothing, as in the authors' code",
+}
+
+DRAWS = {"adahessian", "sophia"}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import functional_train as ft
+from functional_train.testing._runs import away_from_zero, extras
 from tests import cases
 from tests.profiles import examples
 from tests.trees import assert_bitwise, assert_close, like, normal, seeds
@@ -45,7 +46,7 @@ def run(optimizers: list[ft.GradientTransformation], grads: list[Any] = SOME_GRA
     """One update with each optimizer, the state handed on."""
     current, state = params, optimizers[0].init(params)
     for optimizer, one in zip(optimizers, grads, strict=False):
-        current, state = ft.make_update(optimizer)(one, state, current)
+        current, state = ft.make_update(optimizer)(one, state, current, **extras(one, current))
     return current, state
 
 
@@ -141,3 +142,19 @@ def test_a_number_and_a_constant_schedule_are_one_run() -> None:
     """`constant(x)` is x, to the bit where only the learning rate is scheduled."""
     for make in (ft.sgd, ft.adam, ft.adamw):
         assert_bitwise(run([make(ft.schedules.constant(0.3))] * 3)[0], run([make(0.3)] * 3)[0])
+
+
+@pytest.mark.parametrize(("factory", "name", "place"), CASES)
+def test_the_derivative_in_a_hyperparameter_is_right(factory: str, name: str, place: int | None) -> None:
+    """The slope of two updates in a hyperparameter is that of finite differences, forward and backward."""
+    options = FACTORIES[factory][1][name]
+    value = torch.tensor(options if place is None else options[place], dtype=torch.float64, requires_grad=True)
+    grads = [away_from_zero(one) for one in SOME_GRADIENTS[:2]]
+
+    def after(value: Tensor) -> tuple[Tensor, ...]:
+        moved, _ = run([with_value(factory, name, place, value)] * 2, grads)
+        return moved["w"], moved["b"]
+
+    if not any(leaf.requires_grad for leaf in after(value)):
+        return  # it decides only when something happens
+    assert torch.autograd.gradcheck(after, value, check_forward_ad=True)

@@ -166,8 +166,8 @@ def test_minimum_of_a_badly_scaled_problem() -> None:
             {"matrix_eps": 0.0},
             r"matrix_eps must be a finite number > 0, got 0\.0\. With 0 a root could",
         ),
-        ({"precondition_frequency": 0}, "precondition_frequency must be a whole number >= 1, got 0"),
-        ({"max_precond_dim": 0}, "max_precond_dim must be a whole number >= 1, got 0"),
+        ({"precondition_frequency": 0}, "precondition_frequency must be an int >= 1, got 0"),
+        ({"max_precond_dim": 0}, "max_precond_dim must be an int >= 1, got 0"),
         ({"momentum": -1.0}, r"momentum must be a finite number >= 0, got -1\.0"),
     ],
 )

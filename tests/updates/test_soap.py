@@ -185,9 +185,9 @@ def test_descends_from_the_second_update_to_a_minimum() -> None:
         ({"betas": (0.9, 1.0)}, r"betas\[1\] must be in \[0, 1\), got 1\.0"),
         ({"eps": -1.0}, r"eps must be a finite number >= 0, got -1\.0"),
         ({"shampoo_beta": 1.0}, r"shampoo_beta must be in \[0, 1\), got 1\.0\. 0\.95 is usual"),
-        ({"precondition_frequency": 0}, r"precondition_frequency must be a whole number >= 1, got 0\. 10 is usual"),
-        ({"precondition_frequency": 2.5}, r"precondition_frequency must be a whole number >= 1, got 2\.5"),
-        ({"max_precond_dim": True}, r"max_precond_dim must be a whole number >= 1, got True\. 10000 is usual"),
+        ({"precondition_frequency": 0}, r"precondition_frequency must be an int >= 1, got 0\. 10 is usual"),
+        ({"precondition_frequency": 2.5}, r"precondition_frequency must be an int >= 1, got 2\.5"),
+        ({"max_precond_dim": True}, r"max_precond_dim must be an int >= 1, got True\. 10000 is usual"),
     ],
 )
 def test_refuses(kwargs: Any, message: str) -> None:

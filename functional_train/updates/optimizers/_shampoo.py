@@ -93,13 +93,13 @@ def scale_by_shampoo(
                 [0.0000, 1.0000]])]
     """
     start = check_positive("matrix_eps", matrix_eps, "With 0 a root could have no inverse; 1e-6 is usual.")
-    every = check_count("precondition_frequency", precondition_frequency, "1 is most exact, 20 to 100 usual.")
-    largest = check_count("max_precond_dim", max_precond_dim, "1200 is usual.")
-    plan = partial(_plan, merge=merge_dims, largest=largest)
+    check_count("precondition_frequency", precondition_frequency, 1, "1 is most exact, 20 to 100 usual.")
+    check_count("max_precond_dim", max_precond_dim, 1, "1200 is usual.")
+    plan = partial(_plan, merge=merge_dims, largest=max_precond_dim)
 
     def init(params: Tree) -> ShampooState:
         step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
-        statistics = tree.map(partial(_started, plan, start, largest), params)
+        statistics = tree.map(partial(_started, plan, start, max_precond_dim), params)
         return ShampooState(step, statistics, tree.map(torch.zeros_like, statistics))
 
     def update(g: Flat, state: ShampooState, p: Flat | None, **extra: Any) -> tuple[Flat, ShampooState]:
@@ -108,7 +108,7 @@ def scale_by_shampoo(
         step, layouts = g.counted(state.step), g.map(plan)
         (x,) = viewed(layouts, g)
         statistics = x.map(_added, g.subtrees(state.statistics))
-        due = (step - 1) % every == 0
+        due = (step - 1) % precondition_frequency == 0
         (roots,) = renewed(g, due, partial(_rooted, start), (g.subtrees(state.roots),), statistics)
         (updates,) = put_back(layouts, g, x.map(_preconditioned, roots))
         new = (column.tree(absent=old) for column, old in ((statistics, state.statistics), (roots, state.roots)))

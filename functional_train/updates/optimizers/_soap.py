@@ -115,9 +115,9 @@ def scale_by_soap(
     beta1, beta2 = check_betas(betas)
     shift = check_non_negative("eps", eps, "1e-8 is usual.")
     beta = beta2 if shampoo_beta is None else check_fraction("shampoo_beta", shampoo_beta, "0.95 is usual.")
-    every = check_count("precondition_frequency", precondition_frequency, "10 is usual.")
-    largest = check_count("max_precond_dim", max_precond_dim, "10000 is usual.")
-    plan = partial(layout, max_dim=largest, vectors=precondition_1d, merge=merge_dims)
+    check_count("precondition_frequency", precondition_frequency, 1, "10 is usual.")
+    check_count("max_precond_dim", max_precond_dim, 1, "10000 is usual.")
+    plan = partial(layout, max_dim=max_precond_dim, vectors=precondition_1d, merge=merge_dims)
 
     def init(params: Tree) -> SoapState:
         def matrices(leaf: Tensor, of_size: Any) -> Matrices:
@@ -148,7 +148,7 @@ def scale_by_soap(
         direction = direction.map(lambda array, turn: along_dims(array, _transposed(turn)), bases)
 
         statistics = x.map(partial(_with_products, 1 - beta), statistics)
-        starts, turns = step == 1, (step > 1) & ((step - 1) % every == 0)
+        starts, turns = step == 1, (step > 1) & ((step - 1) % precondition_frequency == 0)
         (bases,) = renewed(g, starts, _started, (bases,), statistics)
         bases, v = renewed(g, turns, _turned, (bases, v), statistics)
         updates, m, v = put_back(layouts, g, direction, m, v)

@@ -91,7 +91,7 @@ def scale_by_sophia(
         >>> state.opt_state[0].hessian
         {'w': tensor([0.0200, 0.0600])}
     """
-    every = check_count("update_interval", update_interval, "10 is usual.")
+    check_count("update_interval", update_interval, 1, "10 is usual.")
 
     @schedulable
     def make(
@@ -108,7 +108,7 @@ def scale_by_sophia(
         def update(g: Flat, state: SophiaState, p: Flat | None, **extra: Any) -> tuple[Flat, SophiaState]:
             check_state(state, SophiaState)
             m, h = g.beside(state.exp_avg, state.hessian)
-            due = flags(g, state.step % every == 0)
+            due = flags(g, state.step % update_interval == 0)
             # Nobody pays for an estimate that no leaf uses.
             fresh = [diagonal(estimator, g, p, extra)] if any(flag is not False for flag in due) else []
             chosen = g.map(lambda leaf, flag: torch.as_tensor(flag, device=leaf.device), Flat(due, g.frame, g.plain))

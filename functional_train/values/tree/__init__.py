@@ -7,7 +7,7 @@ from functional_train.values.tree._arithmetic import add, addcdiv, addcmul, div,
 from functional_train.values.tree._build import copy, num_elements, ravel, stack, to, unstack, zeros_like
 from functional_train.values.tree._flat import Flat, flat
 from functional_train.values.tree._functions import abs, cast, clamp, div_sqrt, maximum, minimum, sign, sqrt, where
-from functional_train.values.tree._lookup import combine, get, partition, set
+from functional_train.values.tree._lookup import combine, get, map_params, partition, set
 from functional_train.values.tree._reductions import global_norm, vdot
 from functional_train.values.tree._structure import flatten, items, leaves, map, paths, same_structure, unflatten
 
@@ -31,6 +31,7 @@ __all__ = [
     "leaves",
     "lerp",
     "map",
+    "map_params",
     "maximum",
     "minimum",
     "mul",

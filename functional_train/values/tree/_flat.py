@@ -1,6 +1,7 @@
 """Trees laid side by side as columns of leaves, for a run of arithmetic that takes them apart only once."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -10,23 +11,26 @@ from torch import Tensor
 from functional_train.values.errors import StructureError
 from functional_train.values.tree._structure import check_prefix, difference, flatten, unflatten
 
+_REQUIRES_GRAD = attrgetter("requires_grad")
+
 
 class Frame:
     """What columns that were laid side by side have in common: their structure, and which leaves are there.
 
     `positions` and `ranks` are None when all are. Otherwise `None` fills a slot of the structure: `positions` counts
-    slots, and `ranks` counts only those in which some tree has a leaf.
+    slots, and `ranks` counts only those in which some tree has a leaf, which are `leaves`.
     """
 
     __slots__ = ("num_leaves", "num_slots", "positions", "ranks", "structure")
 
-    def __init__(self, structure: PyTreeSpec, columns: Sequence[list[Any]], positions: list[int] | None) -> None:
+    def __init__(
+        self, structure: PyTreeSpec, num_slots: int, leaves: Sequence[int] | None = None, positions: Any = None
+    ) -> None:
         self.structure = structure
-        self.num_leaves = self.num_slots = len(columns[0])
-        self.positions = positions
-        self.ranks = None
-        if positions is not None:
-            leaves = [slot for slot, row in enumerate(zip(*columns, strict=True)) if any(x is not None for x in row)]
+        self.num_leaves = self.num_slots = num_slots
+        self.positions: list[int] | None = positions
+        self.ranks: list[int] | None = None
+        if leaves is not None:
             rank = {slot: rank for rank, slot in enumerate(leaves)}
             self.num_leaves, self.ranks = len(leaves), [rank[slot] for slot in positions]
 
@@ -220,7 +224,7 @@ def flat(*trees: Any) -> tuple[Flat, ...]:
         columns.append(column)
     if structure is None:
         return ()
-    frame = Frame(structure, columns, None)
+    frame = Frame(structure, len(columns[0]))
     plain = is_plain(columns)
     return tuple([Flat(column, frame, plain, tree) for column, tree in zip(columns, trees, strict=True)])
 
@@ -235,7 +239,8 @@ def _without_absent(trees: Sequence[Any]) -> tuple[Flat, ...]:
     columns = [column for column, _ in flattened]
     rows = list(zip(*columns, strict=True))
     positions = [position for position, row in enumerate(rows) if all(leaf is not None for leaf in row)]
-    frame = Frame(structure, columns, positions)
+    some = [slot for slot, row in enumerate(rows) if any(leaf is not None for leaf in row)]
+    frame = Frame(structure, len(rows), some, positions)
     present = [[column[position] for position in positions] for column in columns]
     plain = is_plain(present)
     return tuple([Flat(column, frame, plain, tree) for column, tree in zip(present, trees, strict=True)])
@@ -255,7 +260,10 @@ def is_plain(columns: Sequence[Sequence[Any]]) -> bool:
         return False
     if torch.is_grad_enabled():
         for column in columns:
-            for leaf in column:
-                if isinstance(leaf, Tensor) and leaf.requires_grad:
-                    return False
+            try:
+                watched = any(map(_REQUIRES_GRAD, column))
+            except AttributeError:  # a leaf that is not a tensor
+                watched = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in column)
+            if watched:
+                return False
     return True

@@ -1,5 +1,6 @@
 """Recurrences for which torch has one kernel. It writes in place, so it is given copies that nobody else holds."""
 
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from functional_train.values.tree._flat import Flat, is_plain
 
 _KERNEL_DTYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 _KERNEL_DEVICES = frozenset({"cpu", "cuda"})
+_CLONES_TOGETHER = hasattr(torch, "_foreach_clone")
+_DTYPE, _SHAPE = attrgetter("dtype"), attrgetter("shape")
 
 
 class AdamNumbers(NamedTuple):
@@ -102,7 +105,7 @@ def fused_sgd(grads: Flat, velocity: Flat | None, numbers: SGDNumbers, params: F
 
 
 def _copies(column: Flat) -> list[Tensor]:
-    return [leaf.clone() for leaf in column.leaves]
+    return list(torch._foreach_clone(column.leaves)) if _CLONES_TOGETHER else [leaf.clone() for leaf in column.leaves]
 
 
 def _rate(lr: Any) -> Any:
@@ -118,15 +121,15 @@ def _rate(lr: Any) -> Any:
 def _is_dense(dtypes: frozenset[torch.dtype], *columns: Flat) -> bool:
     if not all(column.plain for column in columns) or not columns[0].leaves or torch._C._len_torch_dispatch_stack():
         return False
-    first = columns[0].leaves[0]
-    dtype, device = first.dtype, first.get_device()
-    if dtype not in dtypes or first.device.type not in _KERNEL_DEVICES:
+    first = columns[0].leaves
+    if first[0].dtype not in dtypes or first[0].device.type not in _KERNEL_DEVICES:
         return False
+    # Whole columns at a time, because a loop over leaves takes as long as the kernel.
+    kinds: set[Any] = set()
     for column in columns:
-        for leaf, beside in zip(column.leaves, columns[0].leaves, strict=True):
-            if type(leaf) is not Tensor or leaf.dtype is not dtype or leaf.get_device() != device:
-                return False
-            # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
-            if not leaf.is_contiguous() or (leaf is not beside and leaf.shape != beside.shape):
-                return False
-    return True
+        kinds.update(map(_DTYPE, column.leaves), map(type, column.leaves), map(Tensor.get_device, column.leaves))
+        if len(kinds) != 3 or not all(map(Tensor.is_contiguous, column.leaves)):
+            return False
+    # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
+    shapes = list(map(_SHAPE, first))
+    return Tensor in kinds and all(list(map(_SHAPE, column.leaves)) == shapes for column in columns[1:])

@@ -48,7 +48,7 @@ def partition(tree: Any, predicate: Predicate) -> tuple[Any, Any]:
         ({'layer.weight': None, 'layer.bias': 2}, {'layer.weight': 1, 'layer.bias': None})
     """
     structure = flatten(tree)[1]
-    _check_globs(tree, predicate)
+    check_globs(tree, predicate)
     taken = [(matches(predicate, path, leaf), leaf) for path, leaf in items(tree)]
     return (
         unflatten(structure, [leaf if take else None for take, leaf in taken]),
@@ -56,7 +56,8 @@ def partition(tree: Any, predicate: Predicate) -> tuple[Any, Any]:
     )
 
 
-def _check_globs(tree: Any, predicate: Predicate) -> None:
+def check_globs(tree: Any, predicate: Predicate) -> None:
+    """Refuse a glob that takes no path."""
     if callable(predicate):
         return
     known = paths(tree)
@@ -181,3 +182,40 @@ def _replaced(node: Any, path: tuple[str, ...], value: Any, full: str) -> Any:
             place = f"{full}/{below}" if below else full
             raise StructureError(f"{place!r} has shape {tuple(old.shape)}, the new part {tuple(new.shape)}.")
     return value
+
+
+def map_params(fn: Callable[..., Any], tree: Any, params: Any) -> Any:
+    """Apply a function to those leaves of a tree that stand for a parameter, such as the moments of an optimizer state.
+
+    They are the leaves of every subtree that has the structure and the shapes of the parameters. Step counts and
+    hyperparameters are passed over.
+
+    Args:
+        fn: `(leaf, parameter) -> leaf`.
+        tree: Any tree.
+        params: The parameters that the tree was made for.
+
+    Returns:
+        A tree of the same structure; all other leaves are the same objects.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> params = {"w": torch.ones(3)}
+        >>> opt_state = ft.tree.map_params(lambda leaf, param: leaf + 5, ft.scale_by_adam().init(params), params)
+        >>> opt_state.exp_avg, opt_state.step
+        ({'w': tensor([5., 5., 5.])}, tensor([0]))
+    """
+    structure, shapes = flatten(params)[1], [_shape(leaf) for leaf in flatten(params)[0]]
+
+    def mapped(node: Any) -> Any:
+        leaves, found = flatten(node)
+        if found == structure and [_shape(leaf) for leaf in leaves] == shapes:
+            return unflatten(structure, [fn(*row) for row in zip(leaves, flatten(params)[0], strict=True)])
+        below = children(node)
+        return node if not below else with_children(node, [mapped(child) for _, child in below])
+
+    return mapped(tree)
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    return tuple(leaf.shape) if isinstance(leaf, Tensor) else None
