@@ -110,7 +110,7 @@ def scale_by_shampoo(
         statistics = x.map(_added, g.subtrees(state.statistics))
         due = (step - 1) % precondition_frequency == 0
         (roots,) = renewed(g, due, partial(_rooted, start), (g.subtrees(state.roots),), statistics)
-        (updates,) = put_back(layouts, g, x.map(_preconditioned, roots))
+        (updates,) = put_back(layouts, g, x.map(along_dims, roots))
         new = (column.tree(absent=old) for column, old in ((statistics, state.statistics), (roots, state.roots)))
         return updates, ShampooState(step, *new)
 
@@ -118,11 +118,10 @@ def scale_by_shampoo(
 
 
 def _plan(leaf: Tensor, merge: bool, largest: int) -> Layout:
-    """Every dimension of a leaf takes part, whatever its size; one number is a vector."""
+    """Every dimension of a leaf takes part, whatever its size."""
     plan = layout(leaf, largest, merge=merge)
     whole = leaf.numel() > 0 and (leaf.is_floating_point() or leaf.is_complex())
-    shape = plan.shape or (1,)
-    return Layout(shape, (whole,) * len(shape))
+    return Layout(plan.shape, (whole,) * len(plan.shape))
 
 
 def _started(plan: Any, start: Number, largest: int, leaf: Tensor) -> Matrices:
@@ -131,13 +130,13 @@ def _started(plan: Any, start: Number, largest: int, leaf: Tensor) -> Matrices:
     def of_size(size: int) -> Tensor:
         return start * (torch.eye(size, **kind) if size <= largest else torch.ones(size, **kind))
 
-    return tree.map(lambda made: made.to(kind["dtype"]), plan(leaf).matrices(of_size))
+    return tuple([made.to(kind["dtype"]) for made in plan(leaf).matrices(of_size)])
 
 
 def _added(array: Tensor, statistics: Matrices) -> Matrices:
-    added: list[Tensor | tuple[()]] = []
+    added: list[Tensor] = []
     for dim, old in enumerate(statistics):
-        if not isinstance(old, Tensor):
+        if old.numel() == 0:
             added.append(old)
             continue
         rows = unfolded(array.to(old.dtype), dim)
@@ -147,21 +146,14 @@ def _added(array: Tensor, statistics: Matrices) -> Matrices:
 
 def _rooted(floor: Number, roots: Matrices, statistics: Matrices) -> tuple[Matrices]:
     del roots
-    exponent = -0.5 / max(len(statistics), 1)
+    exponent = -0.5 / len(statistics)
 
     def root(matrix: Tensor) -> Tensor:
+        if matrix.numel() == 0:
+            return matrix
         return symmetric_power(matrix, exponent, floor) if matrix.ndim == 2 else matrix.pow(exponent)
 
-    return (tree.map(root, statistics),)
-
-
-def _preconditioned(array: Tensor, roots: Matrices) -> Tensor:
-    whole = tuple([root if isinstance(root, Tensor) and root.ndim == 2 else () for root in roots])
-    made = along_dims(array, whole)
-    for dim, root in enumerate(roots):
-        if isinstance(root, Tensor) and root.ndim == 1:
-            made = (made.movedim(dim, -1) * root).movedim(-1, dim)
-    return made
+    return (tuple([root(matrix) for matrix in statistics]),)
 
 
 def shampoo(

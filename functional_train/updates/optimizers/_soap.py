@@ -44,7 +44,7 @@ class SoapState(NamedTuple):
         exp_avg: Like params, the mean of the gradient.
         exp_avg_sq: Like params, the mean square of the rotated gradient.
         statistics: For each leaf a tuple with one entry a dimension: (size, size), the mean of the gradient's slices
-            times each other, 32 bits wide at least; an empty tuple for a dimension that is not rotated.
+            times each other, 32 bits wide at least; of size 0 for a dimension that is not rotated.
         bases: Like statistics, orthogonal, the eigenvectors as columns.
 
     Example:
@@ -166,7 +166,7 @@ def _correction(step: Tensor, beta1: Number, beta2: Number) -> Tensor:
 
 
 def _rotated(array: Tensor, bases: Matrices) -> Tensor:
-    if not tree.leaves(bases):
+    if all(basis.numel() == 0 for basis in bases):
         return array
     made = along_dims(array, bases)
     # Rounding of the product: far below what the largest numbers of the gradient can tell.
@@ -175,7 +175,7 @@ def _rotated(array: Tensor, bases: Matrices) -> Tensor:
 
 
 def _transposed(bases: Matrices) -> Matrices:
-    return tree.map(lambda basis: basis.mT, bases)
+    return tuple([basis.mT for basis in bases])
 
 
 def _direction(m: Flat, v: Flat, factor: Flat, shift: Flat) -> Flat:
@@ -188,8 +188,8 @@ def _direction(m: Flat, v: Flat, factor: Flat, shift: Flat) -> Flat:
 def _with_products(weight: Number, array: Tensor, statistics: Matrices) -> Matrices:
     weight = weight.detach() if isinstance(weight, Tensor) else weight
 
-    def averaged(dim: int, old: Tensor | tuple[()]) -> Tensor | tuple[()]:
-        if not isinstance(old, Tensor):
+    def averaged(dim: int, old: Tensor) -> Tensor:
+        if old.numel() == 0:
             return old
         rows = unfolded(array.detach().to(old.dtype), dim)
         return old + weight * (rows @ rows.mT - old)
@@ -199,13 +199,13 @@ def _with_products(weight: Number, array: Tensor, statistics: Matrices) -> Matri
 
 def _started(bases: Matrices, statistics: Matrices) -> tuple[Matrices]:
     del bases
-    return (tree.map(eigenbasis, statistics),)
+    return (tuple([eigenbasis(matrix) if matrix.numel() > 0 else matrix for matrix in statistics]),)
 
 
 def _turned(bases: Matrices, v: Tensor, statistics: Matrices) -> tuple[Matrices, Tensor]:
-    turned: list[Tensor | tuple[()]] = []
+    turned: list[Tensor] = []
     for dim, (matrix, basis) in enumerate(zip(statistics, bases, strict=True)):
-        if not isinstance(matrix, Tensor) or not isinstance(basis, Tensor):
+        if matrix.numel() == 0:
             turned.append(basis)
             continue
         new, order = power_basis(matrix, basis)

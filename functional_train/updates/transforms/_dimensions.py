@@ -9,15 +9,16 @@ from torch import Tensor
 from functional_train.values.tree import Flat
 from functional_train.values.tree._structure import is_floating
 
-# What stands at each dimension of a leaf: its matrix, or nothing. Not None, which vmap takes for a leaf and refuses.
-Matrices = tuple[Tensor | tuple[()], ...]
+# What stands at each dimension of a leaf: its matrix, its diagonal, or a matrix of size 0 for nothing. Not None, which
+# vmap takes for a leaf and refuses, nor an empty tuple, since torch's tracer fails on a dict without tensors.
+Matrices = tuple[Tensor, ...]
 
 
 class Layout(NamedTuple):
     """How the numbers of a leaf are laid out.
 
     Attributes:
-        shape: Of the array. The two parts of complex numbers lie side by side in its last dimension.
+        shape: Of the array, of one dimension at least; the parts of complex numbers are neighbors in its last one.
         active: For each of its dimensions, whether it has a matrix.
     """
 
@@ -36,8 +37,8 @@ class Layout(NamedTuple):
         return array.reshape(like.shape).to(like.dtype).contiguous()
 
     def matrices(self, make: Callable[[int], Tensor]) -> Matrices:
-        """What `make` makes of the size of each dimension that has a matrix."""
-        return tuple([make(size) if here else () for size, here in zip(self.shape, self.active, strict=True)])
+        """What `make` makes of the size of each dimension, which is 0 for one without a matrix."""
+        return tuple([make(size if here else 0) for size, here in zip(self.shape, self.active, strict=True)])
 
 
 def layout(leaf: Tensor, max_dim: int, *, vectors: bool = True, merge: bool = False) -> Layout:
@@ -52,9 +53,9 @@ def layout(leaf: Tensor, max_dim: int, *, vectors: bool = True, merge: bool = Fa
     Returns:
         The layout, which depends on shape and dtype alone.
     """
-    shape = tuple(leaf.shape)
+    shape = tuple(leaf.shape) or (1,)
     if leaf.is_complex():
-        shape = (*shape[:-1], shape[-1] * 2) if shape else (2,)
+        shape = (*shape[:-1], shape[-1] * 2)
     if not is_floating(leaf) or leaf.numel() == 0:
         return Layout(shape, (False,) * len(shape))
     whole = leaf.ndim >= 2 or vectors
@@ -86,8 +87,9 @@ def unfolded(array: Tensor, dim: int) -> Tensor:
 def along_dims(array: Tensor, matrices: Matrices) -> Tensor:
     r"""Multiply each dimension by its matrix from the right: $x_{ij} \mapsto \sum_{kl} x_{kl} A_{ki} B_{lj}$."""
     for dim, matrix in enumerate(matrices):
-        if isinstance(matrix, Tensor):
-            array = (array.to(matrix.dtype).movedim(dim, -1) @ matrix).movedim(-1, dim)
+        if matrix.numel() > 0:
+            turned = array.to(matrix.dtype).movedim(dim, -1)
+            array = (turned @ matrix if matrix.ndim == 2 else turned * matrix).movedim(-1, dim)
     return array
 
 
