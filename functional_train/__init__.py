@@ -21,6 +21,7 @@ from functional_train.updates.chain import chain, identity, named_chain
 from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adahessian import AdaHessianState, adahessian, scale_by_adahessian
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
+from functional_train.updates.optimizers._galore import GaLoreState, galore
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.optimizers._shampoo import ShampooState, scale_by_shampoo, shampoo
 from functional_train.updates.optimizers._soap import SoapState, scale_by_soap, soap
@@ -65,6 +66,7 @@ __all__ = [
     "EmptyState",
     "Functional",
     "FunctionalTrainError",
+    "GaLoreState",
     "GradFn",
     "GradientTransformation",
     "GraftState",
@@ -105,6 +107,7 @@ __all__ = [
     "fold",
     "freeze",
     "functionalize",
+    "galore",
     "gauss_newton_bartlett",
     "grad",
     "grad_and_value",

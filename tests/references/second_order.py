@@ -105,6 +105,10 @@ EXEMPT = {
         (name, "is_differentiable"): "eigenvectors jump where eigenvalues meet, so bases are held constant"
         for name in ("soap", "scale_by_soap")
     },
+    (
+        "galore(adam)",
+        "is_differentiable",
+    ): "singular vectors jump where singular values meet; constant",
     ("soap", "descends"): "the first gradient of a leaf makes its bases and moves nothing, as in the authors' code",
 }
 

@@ -78,9 +78,21 @@ def _divided_differences(values: Tensor, exponent: float) -> Tensor:
     return torch.where(near, exponent * middle.pow(exponent - 1), quotient)
 
 
+def leading_singular_vectors(matrix: Tensor, rank: int, *, right: bool) -> Tensor:
+    """The left or right singular vectors of the largest singular values, as columns: (rows or columns, rank).
+
+    Computed in float64 or complex128 and constant in differentiation; nan where an entry is not finite.
+    """
+
+    def vectors(wide: Tensor) -> Tensor:
+        left, _, rows = torch.linalg.svd(wide, full_matrices=False)
+        return (rows.mH if right else left)[:, :rank].contiguous()
+
+    return _finite_only(matrix, vectors)
+
+
 def _finite_only(matrix: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
     """`fn` of a matrix in float64, constant in differentiation; nan, where the kernels raise, if not finite."""
-    wide = matrix.detach().double()
+    wide = matrix.detach().to(torch.complex128 if matrix.is_complex() else torch.float64)
     finite = torch.isfinite(wide).all()
-    safe = torch.where(finite, wide, torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device))
-    return torch.where(finite, fn(safe), torch.nan).to(matrix.dtype)
+    return torch.where(finite, fn(torch.where(finite, wide, 0.0)), torch.nan).to(matrix.dtype)

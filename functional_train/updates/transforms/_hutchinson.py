@@ -162,13 +162,13 @@ def diagonal(estimator: DiagonalFn, g: Flat, p: Flat | None, extra: Mapping[str,
         raise StructureError("an estimate of the curvature needs params. Pass them to the update.")
     if not g.leaves:
         return g
-    (column,) = g.beside(estimator(p.tree(), **extra))
-    if any(leaf is None for leaf in column.leaves):
+    estimate = estimator(p.tree(), **extra)
+    if any(leaf is None for leaf in g.subtrees(estimate).leaves):
         raise StructureError(
             "the estimate of the curvature lacks a leaf that has a gradient. grad_and_value_fn must give a gradient to "
             "each leaf that is updated."
         )
-    return column
+    return g.beside(estimate)[0]
 
 
 def wide(leaf: Tensor) -> Tensor:
