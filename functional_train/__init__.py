@@ -22,6 +22,7 @@ from functional_train.updates.hyperparameters import ScheduledState
 from functional_train.updates.optimizers._adahessian import AdaHessianState, adahessian, scale_by_adahessian
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._galore import GaLoreState, galore
+from functional_train.updates.optimizers._psgd import PsgdState, psgd, scale_by_psgd
 from functional_train.updates.optimizers._sgd import sgd
 from functional_train.updates.optimizers._shampoo import ShampooState, scale_by_shampoo, shampoo
 from functional_train.updates.optimizers._soap import SoapState, scale_by_soap, soap
@@ -84,6 +85,7 @@ __all__ = [
     "PartitionState",
     "PathError",
     "PlateauState",
+    "PsgdState",
     "PurityError",
     "Schedule",
     "ScheduledState",
@@ -129,12 +131,14 @@ __all__ = [
     "param_groups",
     "partition",
     "plot",
+    "psgd",
     "random",
     "record_effects",
     "reduce_on_plateau",
     "scale_by_adahessian",
     "scale_by_adam",
     "scale_by_lr",
+    "scale_by_psgd",
     "scale_by_shampoo",
     "scale_by_soap",
     "scale_by_sophia",

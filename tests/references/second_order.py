@@ -64,11 +64,43 @@ def adahessian_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor
     return m / (1 - 0.9**t) / 1e-4
 
 
+def psgd_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    """Li & Yu 2022: the gradient on the group of triangular factors, its second term the mean over v, by a whole Q."""
+    if g.numel() == 0:
+        return g
+    x = g.reshape(1) if g.ndim == 0 else g
+    factors = memory.get("factors", [torch.eye(size, dtype=x.dtype) for size in x.shape])
+    whole = factors[0]
+    for factor in factors[1:]:
+        whole = torch.kron(whole, factor)
+    a, inverse = (whole @ x.flatten()).reshape(x.shape), torch.linalg.inv(whole)
+    b = (inverse.T @ inverse).reshape(*x.shape, *x.shape)
+    made: list[Tensor] = []
+    for dim, factor in enumerate(factors):
+        rows = a.movedim(dim, 0).reshape(x.shape[dim], -1)
+        first, second = rows @ rows.T, b.movedim((dim, x.ndim + dim), (0, 1))
+        while second.ndim > 2:
+            second = second.diagonal(dim1=2, dim2=2 + (second.ndim - 2) // 2).sum(-1)
+        made.append(factor - 0.1 / (first + second).norm() * (first - second).triu() @ factor)
+    memory["factors"] = made
+    whole = made[0]
+    for factor in made[1:]:
+        whole = torch.kron(whole, factor)
+    return (whole.T @ whole @ x.flatten()).reshape(g.shape)
+
+
+def psgd_update(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
+    mean = memory["mean"] = 0.9 * memory["mean"] + 0.1 * g if "mean" in memory else g
+    return -1e-3 * psgd_direction(mean, p, memory)
+
+
 REFERENCES: dict[str, Reference] = {
     "adahessian": of_leaf(lambda g, p, memory: -0.1 * adahessian_direction(g, p, memory)),
     "scale_by_adahessian": of_leaf(adahessian_direction),
     "scale_by_sophia": of_leaf(sophia_direction),
     "sophia": of_leaf(lambda g, p, memory: -1e-3 * (sophia_direction(g, p, memory) + 0.1 * p)),
+    "psgd": of_leaf(psgd_update),
+    "scale_by_psgd": of_leaf(psgd_direction),
     "scale_by_shampoo": of_leaf(shampoo_direction),
     "scale_by_soap": of_leaf(soap_direction),
     "shampoo": of_leaf(lambda g, p, memory: -1e-3 * shampoo_direction(g, p, memory)),
@@ -76,6 +108,11 @@ REFERENCES: dict[str, Reference] = {
 }
 
 HYPERPARAMETERS: dict[str, Settings] = {
+    "psgd": (
+        ft.psgd,
+        {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.05, "precond_lr": 0.2, "precond_init_scale": 0.5},
+    ),
+    "scale_by_psgd": (ft.scale_by_psgd, {"precond_lr": 0.2, "precond_init_scale": 0.5}),
     "adahessian": (
         ft.adahessian,
         {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-2, "weight_decay": 0.05, "hessian_power": 0.7},

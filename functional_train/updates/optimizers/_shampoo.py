@@ -11,10 +11,9 @@ from functional_train.updates.hyperparameters import Number, check_count, check_
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._dimensions import (
-    Layout,
     Matrices,
     along_dims,
-    layout,
+    every_dim,
     put_back,
     statistics_dtype,
     unfolded,
@@ -95,7 +94,7 @@ def scale_by_shampoo(
     start = check_positive("matrix_eps", matrix_eps, "With 0 a root could have no inverse; 1e-6 is usual.")
     check_count("precondition_frequency", precondition_frequency, 1, "1 is most exact, 20 to 100 usual.")
     check_count("max_precond_dim", max_precond_dim, 1, "1200 is usual.")
-    plan = partial(_plan, merge=merge_dims, largest=max_precond_dim)
+    plan = partial(every_dim, max_dim=max_precond_dim, merge=merge_dims)
 
     def init(params: Tree) -> ShampooState:
         step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
@@ -115,13 +114,6 @@ def scale_by_shampoo(
         return updates, ShampooState(step, *new)
 
     return GradientTransformation(init, columnwise(update))
-
-
-def _plan(leaf: Tensor, merge: bool, largest: int) -> Layout:
-    """Every dimension of a leaf takes part, whatever its size."""
-    plan = layout(leaf, largest, merge=merge)
-    whole = leaf.numel() > 0 and (leaf.is_floating_point() or leaf.is_complex())
-    return Layout(plan.shape, (whole,) * len(plan.shape))
 
 
 def _started(plan: Any, start: Number, largest: int, leaf: Tensor) -> Matrices:

@@ -63,6 +63,12 @@ def layout(leaf: Tensor, max_dim: int, *, vectors: bool = True, merge: bool = Fa
     return Layout(shape, tuple([whole and size <= max_dim for size in shape]))
 
 
+def every_dim(leaf: Tensor, max_dim: int, *, merge: bool = False) -> Layout:
+    """The layout in which each dimension takes part, a larger one than `max_dim` with a diagonal."""
+    shape = layout(leaf, max_dim, merge=merge).shape
+    return Layout(shape, (is_floating(leaf) and leaf.numel() > 0,) * len(shape))
+
+
 def _merged(shape: tuple[int, ...], max_dim: int) -> tuple[int, ...]:
     merged: list[int] = []
     for size in shape:
