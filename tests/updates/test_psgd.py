@@ -24,7 +24,7 @@ def fitted(tx: ft.GradientTransformation, grads: list[Tensor]) -> tuple[Tensor, 
 def test_at_rest_both_terms_are_equal() -> None:
     """For one matrix again and again, $Q_1 G Q_2^T$ times its transpose becomes $Q_1^{-T} Q_1^{-1} |Q_2^{-1}|^2$."""
     slope = normal(0, (3, 3))
-    _, state = fitted(ft.scale_by_psgd(), [slope] * 1500)
+    _, state = fitted(ft.scale_by_psgd(), [slope] * 900)
     first, second = state.factors
     whitened = first @ slope @ second.mT
     inverse = torch.linalg.inv(first)
