@@ -15,6 +15,7 @@ from functional_train.updates.transforms._dimensions import (
     along_dims,
     every_dim,
     put_back,
+    slice_products,
     statistics_dtype,
     unfolded,
     viewed,
@@ -131,8 +132,8 @@ def _added(array: Tensor, statistics: Matrices) -> Matrices:
         if old.numel() == 0:
             added.append(old)
             continue
-        rows = unfolded(array.to(old.dtype), dim)
-        added.append(old + (rows @ rows.mT if old.ndim == 2 else rows.square().sum(-1)))
+        wide = array.to(old.dtype)
+        added.append(old + (slice_products(wide, dim) if old.ndim == 2 else unfolded(wide, dim).square().sum(-1)))
     return tuple(added)
 
 

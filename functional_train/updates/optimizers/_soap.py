@@ -23,8 +23,8 @@ from functional_train.updates.transforms._dimensions import (
     along_dims,
     layout,
     put_back,
+    slice_products,
     statistics_dtype,
-    unfolded,
     viewed,
 )
 from functional_train.updates.transforms._eigen import eigenbasis, power_basis
@@ -191,8 +191,7 @@ def _with_products(weight: Number, array: Tensor, statistics: Matrices) -> Matri
     def averaged(dim: int, old: Tensor) -> Tensor:
         if old.numel() == 0:
             return old
-        rows = unfolded(array.detach().to(old.dtype), dim)
-        return old + weight * (rows @ rows.mT - old)
+        return old + weight * (slice_products(array.detach().to(old.dtype), dim) - old)
 
     return tuple([averaged(dim, old) for dim, old in enumerate(statistics)])
 

@@ -90,6 +90,16 @@ def unfolded(array: Tensor, dim: int) -> Tensor:
     return array.movedim(dim, 0).reshape(array.shape[dim], -1)
 
 
+def slice_products(array: Tensor, dim: int) -> Tensor:
+    """The inner products of the array's slices along a dimension, with each other: (size, size).
+
+    As a batch of one, which rounds as one of many under `vmap`. Where these matrices are singular, the eigenvectors of
+    small eigenvalues are made of rounding.
+    """
+    rows = unfolded(array, dim).unsqueeze(0)
+    return torch.bmm(rows, rows.mT).squeeze(0)
+
+
 def along_dims(array: Tensor, matrices: Matrices) -> Tensor:
     r"""Multiply each dimension by its matrix from the right: $x_{ij} \mapsto \sum_{kl} x_{kl} A_{ki} B_{lj}$."""
     for dim, matrix in enumerate(matrices):

@@ -29,7 +29,7 @@ def power_basis(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         the order that this takes the old columns to. Constant in differentiation, like `eigenbasis`.
     """
     matrix, basis = matrix.detach(), basis.detach()
-    product = matrix @ basis
+    product = torch.bmm(matrix.unsqueeze(0), basis.unsqueeze(0)).squeeze(0)  # rounds as under vmap
     order = torch.argsort((basis * product).sum(-2), descending=True, stable=True)
     return torch.linalg.qr(product.index_select(-1, order)).Q.contiguous(), order
 
