@@ -93,8 +93,8 @@ def unfolded(array: Tensor, dim: int) -> Tensor:
 def slice_products(array: Tensor, dim: int) -> Tensor:
     """The inner products of the array's slices along a dimension, with each other: (size, size).
 
-    As a batch of one, which rounds as one of many under `vmap`. Where these matrices are singular, the eigenvectors of
-    small eigenvalues are made of rounding.
+    As a batch of one, which for all but long slices rounds as one of many under `vmap`. Where these matrices are
+    singular, the eigenvectors of small eigenvalues are made of rounding.
     """
     rows = unfolded(array, dim).unsqueeze(0)
     return torch.bmm(rows, rows.mT).squeeze(0)
