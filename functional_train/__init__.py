@@ -27,6 +27,7 @@ from functional_train.updates.optimizers._adabelief import adabelief, scale_by_b
 from functional_train.updates.optimizers._adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from functional_train.updates.optimizers._adafactor import AdafactorState, adafactor, scale_by_factored_rms
 from functional_train.updates.optimizers._adagrad import AdagradState, adagrad, scale_by_adagrad
+from functional_train.updates.optimizers._adahessian import AdaHessianState, adahessian, scale_by_adahessian
 from functional_train.updates.optimizers._adam import AdamState, adam, adamw, scale_by_adam
 from functional_train.updates.optimizers._adamax import AdamaxState, adamax, scale_by_adamax
 from functional_train.updates.optimizers._adan import AdanState, adan, scale_by_adan
@@ -41,6 +42,7 @@ from functional_train.updates.optimizers._adopt import adopt, scale_by_adopt
 from functional_train.updates.optimizers._asgd import ASGDState, asgd, scale_by_asgd
 from functional_train.updates.optimizers._came import CAMEState, came, scale_by_came
 from functional_train.updates.optimizers._dadapt import DAdaptAdamState, DAdaptSGDState, dadapt_adam, dadapt_sgd
+from functional_train.updates.optimizers._galore import GaLoreState, galore
 from functional_train.updates.optimizers._lamb import lamb
 from functional_train.updates.optimizers._laprop import laprop, scale_by_laprop
 from functional_train.updates.optimizers._lars import lars
@@ -51,6 +53,7 @@ from functional_train.updates.optimizers._muon import MatricesState, MuonState, 
 from functional_train.updates.optimizers._nadam import NAdamState, nadam, scale_by_nadam
 from functional_train.updates.optimizers._novograd import LayerNormState, novograd, scale_by_layer_norm
 from functional_train.updates.optimizers._prodigy import ProdigyState, prodigy
+from functional_train.updates.optimizers._psgd import PsgdState, psgd, scale_by_psgd
 from functional_train.updates.optimizers._radam import RAdamState, radam, scale_by_radam
 from functional_train.updates.optimizers._rmsprop import RMSpropState, rmsprop, scale_by_rmsprop
 from functional_train.updates.optimizers._rprop import RpropState, rprop, scale_by_rprop
@@ -61,6 +64,7 @@ from functional_train.updates.optimizers._schedule_free import (
     schedule_free_sgd,
 )
 from functional_train.updates.optimizers._sgd import sgd
+from functional_train.updates.optimizers._shampoo import ShampooState, scale_by_shampoo, shampoo
 from functional_train.updates.optimizers._signum import (
     SignumState,
     scale_by_sign,
@@ -69,6 +73,8 @@ from functional_train.updates.optimizers._signum import (
     signum,
     tiger,
 )
+from functional_train.updates.optimizers._soap import SoapState, scale_by_soap, soap
+from functional_train.updates.optimizers._sophia import SophiaState, scale_by_sophia, sophia
 from functional_train.updates.optimizers._sparse_adam import scale_by_sparse_adam, sparse_adam
 from functional_train.updates.optimizers._stable_adamw import scale_by_stable_adam, stable_adamw
 from functional_train.updates.optimizers._yogi import scale_by_yogi, yogi
@@ -99,7 +105,9 @@ from functional_train.updates.transforms._condition import (
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._ema import EmaState, ema
 from functional_train.updates.transforms._finite import FiniteState, apply_if_finite, zero_nans
+from functional_train.updates.transforms._graft import GraftState, graft
 from functional_train.updates.transforms._grokfast import GrokfastEMAState, GrokfastMAState, grokfast_ema, grokfast_ma
+from functional_train.updates.transforms._hutchinson import DiagonalFn, gauss_newton_bartlett, hutchinson
 from functional_train.updates.transforms._inject import InjectedState, inject_hyperparams
 from functional_train.updates.transforms._kahan import KahanState, kahan
 from functional_train.updates.transforms._lookahead import LookaheadState, lookahead
@@ -151,6 +159,7 @@ __all__ = [
     "ASGDState",
     "AccumulateState",
     "AdEMAMixState",
+    "AdaHessianState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
@@ -165,14 +174,17 @@ __all__ = [
     "ConditionState",
     "DAdaptAdamState",
     "DAdaptSGDState",
+    "DiagonalFn",
     "Effects",
     "EmaState",
     "EmptyState",
     "FiniteState",
     "Functional",
     "FunctionalTrainError",
+    "GaLoreState",
     "GradFn",
     "GradientTransformation",
+    "GraftState",
     "GrokfastEMAState",
     "GrokfastMAState",
     "History",
@@ -202,6 +214,7 @@ __all__ = [
     "PathError",
     "PlateauState",
     "ProdigyState",
+    "PsgdState",
     "PurityError",
     "RAdamState",
     "RMSpropState",
@@ -211,7 +224,10 @@ __all__ = [
     "ScheduleFreeState",
     "ScheduledState",
     "SecondMomentState",
+    "ShampooState",
     "SignumState",
+    "SoapState",
+    "SophiaState",
     "StepFn",
     "StructureError",
     "TorchClassState",
@@ -223,6 +239,7 @@ __all__ = [
     "adadelta",
     "adafactor",
     "adagrad",
+    "adahessian",
     "adam",
     "adamax",
     "adamw",
@@ -259,10 +276,14 @@ __all__ = [
     "fold",
     "freeze",
     "functionalize",
+    "galore",
+    "gauss_newton_bartlett",
     "grad",
     "grad_and_value",
+    "graft",
     "grokfast_ema",
     "grokfast_ma",
+    "hutchinson",
     "identity",
     "incremental_update",
     "init_scaled_state",
@@ -301,6 +322,7 @@ __all__ = [
     "prodigy",
     "project",
     "projections",
+    "psgd",
     "radam",
     "random",
     "record_effects",
@@ -312,6 +334,7 @@ __all__ = [
     "scale",
     "scale_by_adadelta",
     "scale_by_adagrad",
+    "scale_by_adahessian",
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_adan",
@@ -329,12 +352,16 @@ __all__ = [
     "scale_by_nadam",
     "scale_by_param_norm",
     "scale_by_param_rms",
+    "scale_by_psgd",
     "scale_by_radam",
     "scale_by_rmsprop",
     "scale_by_rprop",
+    "scale_by_shampoo",
     "scale_by_sign",
     "scale_by_signum",
     "scale_by_simplified_ademamix",
+    "scale_by_soap",
+    "scale_by_sophia",
     "scale_by_sparse_adam",
     "scale_by_stable_adam",
     "scale_by_trust_ratio",
@@ -348,9 +375,12 @@ __all__ = [
     "schedules",
     "set_to_zero",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "simplified_ademamix",
+    "soap",
+    "sophia",
     "sparse_adam",
     "stable_adamw",
     "stateless",

@@ -59,6 +59,8 @@ SCHEDULE_ARGUMENTS: dict[str, tuple[Any, ...]] = {}
 EXEMPT: dict[tuple[str, str], str] = {}
 # Factories that are put before the laws in place of those of the same name.
 STAND_INS: dict[str, Factory] = {}
+# Optimizers that draw numbers, and so train only a state that owns a key.
+DRAWS: set[str] = set()
 for found in pkgutil.iter_modules(references.__path__):
     tables = vars(importlib.import_module(f"{references.__name__}.{found.name}"))
     REFERENCES |= tables.get("REFERENCES", {})
@@ -66,6 +68,7 @@ for found in pkgutil.iter_modules(references.__path__):
     SCHEDULE_ARGUMENTS |= tables.get("SCHEDULE_ARGUMENTS", {})
     EXEMPT |= tables.get("EXEMPT", {})
     STAND_INS |= tables.get("STAND_INS", {})
+    DRAWS |= tables.get("DRAWS", set())
 
 
 def with_laws(kind: str, cases: Iterable[str]) -> list[Any]:

@@ -10,7 +10,7 @@ from functional_train.gradients.reverse import grad_and_value
 from functional_train.steps.state import TrainState, check_untouched, init_state
 from functional_train.steps.step import checked_gradients, parts_of_value
 from functional_train.updates.apply import make_update
-from functional_train.updates.hyperparameters import check_interior, check_positive
+from functional_train.updates.checks import check_interior, check_positive
 from functional_train.updates.transformation import GradientTransformation, check_transformation
 from functional_train.values import random, tree
 from functional_train.values.errors import HyperparameterError, StructureError

@@ -44,9 +44,9 @@ def composes(transformation: GradientTransformation, params: Tree, grads: Tree) 
     right = chain(negate(), chain(transformation, chain(decay, transformation)))
     for one, other in zip(run(left, params, grads), run(right, params, grads), strict=True):
         assert_trees_equal((one.updates, tree.leaves(one.state)), (other.updates, tree.leaves(other.state)))
-    first = transformation.update(grads, transformation.init(params), params, **extras(grads))
+    first = transformation.update(grads, transformation.init(params), params, **extras(grads, params))
     turned = chain(transformation, negate())
-    updates, state = turned.update(grads, turned.init(params), params, **extras(grads))
+    updates, state = turned.update(grads, turned.init(params), params, **extras(grads, params))
     assert_trees_equal((updates, state[0]), (tree.scale(-1, first[0]), first[1]))
     # make_update lays gradients out like their parameters, and kernels round differently in another layout.
     _assert_moves(transformation, *laid_out(params, grads))
@@ -57,8 +57,8 @@ def _assert_moves(transformation: GradientTransformation, params: Tree, grads: T
     has_kernel = written is not None and written.move is not None
     params, grads = in_float64(params, grads) if has_kernel else (params, grads)
     before = transformation.init(params)
-    new = make_update(transformation)(grads, before, params, **extras(grads))
-    updates, state = transformation.update(grads, before, params, **extras(grads))
+    new = make_update(transformation)(grads, before, params, **extras(grads, params))
+    updates, state = transformation.update(grads, before, params, **extras(grads, params))
     if has_kernel:
         assert_trees_close(new, (apply_updates(params, updates), state), rtol=RTOL, atol=ATOL)
     else:
@@ -86,11 +86,11 @@ def descends(transformation: GradientTransformation, params: Tree, grads: Tree) 
     if not tree.num_elements(position):
         return
     state, update_fn = transformation.init(position), make_update(transformation)
-    start = distance = _half_square(position, target)
 
     def grad_and_value_fn(params: Tree) -> tuple[Tree, Tensor]:
         return tree.sub(params, target), _half_square(params, target)
 
+    start = distance = _half_square(position, target)
     for number in range(_NUM_DESCENTS):
         slope = tree.sub(position, target)
         position, state = update_fn(

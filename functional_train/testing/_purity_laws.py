@@ -26,8 +26,8 @@ def is_pure(transformation: GradientTransformation, params: Tree, grads: Tree) -
         state = assert_untouched(transformation.init, params)
         assert_trees_equal(transformation.init(params), state)
         for slope in gradients(grads):
-            first = assert_untouched(transformation.update, slope, state, params, **extras(slope))
-            second = assert_untouched(transformation.update, slope, state, params, **extras(slope))
+            first = assert_untouched(transformation.update, slope, state, params, **extras(slope, params))
+            second = assert_untouched(transformation.update, slope, state, params, **extras(slope, params))
             assert_trees_equal(second, first)
             state = first[1]
 
@@ -79,7 +79,7 @@ def runs_are_independent(transformation: GradientTransformation, params: Tree, g
     for position, slopes in enumerate(zip(gradients(grads), gradients(others), strict=True)):
         for member, slope in enumerate(slopes):
             before = params if position == 0 else alone[member][position - 1].params
-            updates, states[member] = transformation.update(slope, states[member], before, **extras(slope))
+            updates, states[member] = transformation.update(slope, states[member], before, **extras(slope, before))
             expected = alone[member][position]
             assert_trees_equal((updates, states[member]), (expected.updates, expected.state))
 

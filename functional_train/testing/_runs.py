@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from functional_train.testing.assertions import assert_same_structure
 from functional_train.updates.apply import apply_updates
@@ -27,10 +28,22 @@ def gradients(grads: Tree) -> tuple[Tree, Tree]:
     return grads, tree.scale(-0.5, grads)
 
 
-def extras(grads: Tree) -> dict[str, Any]:
-    """What `make_step` would pass to an update besides."""
+def extras(grads: Tree, params: Tree = None) -> dict[str, Any]:
+    """What `make_step` would pass to an update besides.
+
+    The gradient function is that of a loss whose Hessian is the identity, and which has `grads` at `params`; without
+    `params` it has them everywhere.
+    """
     value = torch.ones(())
-    return {"value": value, "grad_and_value_fn": lambda params: (grads, value), "key": random.key(0)}
+
+    def grad_and_value_fn(at: Tree) -> tuple[Tree, Tensor]:
+        return (grads if params is None else tree.map(_moved, at, params, grads)), value
+
+    return {"value": value, "grad_and_value_fn": grad_and_value_fn, "key": random.key(0)}
+
+
+def _moved(at: Tensor, start: Tensor, grad: Tensor | None) -> Tensor | None:
+    return None if grad is None else grad + (at - start)
 
 
 def run(transformation: GradientTransformation, params: Tree, grads: Tree, state: Tree | None = None) -> list[Update]:
@@ -38,7 +51,7 @@ def run(transformation: GradientTransformation, params: Tree, grads: Tree, state
     made: list[Update] = []
     state = transformation.init(params) if state is None else state
     for slope in gradients(grads):
-        updates, state = transformation.update(slope, state, params, **extras(slope))
+        updates, state = transformation.update(slope, state, params, **extras(slope, params))
         assert_same_structure(updates, slope)
         params = apply_updates(params, updates)
         made.append(Update(updates, state, params))

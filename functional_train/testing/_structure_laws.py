@@ -32,7 +32,7 @@ def updates_are_like_params(transformation: GradientTransformation, params: Tree
     """
     for updates, state, new in run(transformation, params, grads):
         assert_trees_alike((updates, new), (grads, params))
-        again, _ = make_update(transformation)(grads, state, params, **extras(grads))
+        again, _ = make_update(transformation)(grads, state, params, **extras(grads, params))
         for (old, grad), (_, kept) in zip(pairs(params, grads), pairs(params, again), strict=True):
             if grad is None:
                 assert_trees_equal(kept, old)

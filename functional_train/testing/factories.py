@@ -17,7 +17,7 @@ from functional_train.steps.state import TrainState, init_state
 from functional_train.testing.strategies import keys, params, tensors
 from functional_train.updates import schedules as schedule_factories
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import Number
+from functional_train.updates.checks import Number
 from functional_train.updates.transformation import GradientTransformation
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.params import Params

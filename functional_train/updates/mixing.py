@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_count, check_non_negative
+from functional_train.updates.checks import Number, check_count, check_non_negative
 from functional_train.values import tree
 from functional_train.values.tree._structure import is_floating
 from functional_train.values.types import Tree

@@ -59,6 +59,5 @@ HYPERPARAMETERS: dict[str, Settings] = {
 }
 
 EXEMPT: dict[tuple[str, str], str] = {
-    ("schedule_free_sgd", "descends"): "its rate of 1 leads to the bottom of the law's bowl in one step",
     ("schedule_free_radam", "descends"): "its first five updates only measure the gradient, by design",
 }

@@ -60,7 +60,7 @@ def run(optimizers: list[ft.GradientTransformation], grads: list[Any] = SOME_GRA
     """One update with each optimizer, the state handed on."""
     current, state = params, optimizers[0].init(params)
     for optimizer, one in zip(optimizers, grads, strict=False):
-        current, state = ft.make_update(optimizer)(one, state, current, **extras(one))
+        current, state = ft.make_update(optimizer)(one, state, current, **extras(one, current))
     return current, state
 
 

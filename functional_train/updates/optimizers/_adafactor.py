@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import (
+from functional_train.updates.checks import (
     Number,
     check_at_least,
     check_fraction,
@@ -14,8 +14,8 @@ from functional_train.updates.hyperparameters import (
     check_non_positive,
     check_whole,
     is_zero,
-    schedulable,
 )
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError, StructureError

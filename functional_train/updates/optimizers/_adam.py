@@ -7,14 +7,8 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import (
-    Number,
-    check_betas,
-    check_non_negative,
-    is_zero,
-    schedulable,
-    scheduled,
-)
+from functional_train.updates.checks import Number, check_betas, check_non_negative, is_zero
+from functional_train.updates.hyperparameters import schedulable, scheduled
 from functional_train.updates.transformation import (
     EmptyState,
     GradientTransformation,

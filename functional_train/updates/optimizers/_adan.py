@@ -6,13 +6,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import (
-    Number,
-    check_non_negative,
-    check_three_betas,
-    is_zero,
-    schedulable,
-)
+from functional_train.updates.checks import Number, check_non_negative, check_three_betas, is_zero
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import (
     GradientTransformation,
     check_state,

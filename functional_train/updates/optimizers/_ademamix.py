@@ -5,13 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import (
-    Number,
-    check_betas,
-    check_non_negative,
-    check_three_betas,
-    schedulable,
-)
+from functional_train.updates.checks import Number, check_betas, check_non_negative, check_three_betas
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._moments import MomentsState, init_moments, step_zero

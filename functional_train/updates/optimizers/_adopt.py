@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import Number, check_betas, check_non_negative, is_zero, schedulable
+from functional_train.updates.checks import Number, check_betas, check_non_negative, is_zero
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._decay import add_decayed_weights

@@ -6,13 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import (
-    Number,
-    check_non_negative,
-    check_pair,
-    check_three_betas,
-    schedulable,
-)
+from functional_train.updates.checks import Number, check_non_negative, check_pair, check_three_betas
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree

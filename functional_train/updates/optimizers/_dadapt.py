@@ -5,14 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import (
-    check_betas,
-    check_fraction,
-    check_non_negative,
-    check_positive,
-    is_zero,
-    schedulable,
-)
+from functional_train.updates.checks import check_betas, check_fraction, check_non_negative, check_positive, is_zero
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._distance import inner, limited, norm, ratio, widened
 from functional_train.updates.transformation import GradientTransformation, check_params, check_state, columnwise
 from functional_train.values import tree

@@ -4,7 +4,8 @@ from typing import Any
 
 from functional_train.updates.apply import added
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import check_non_negative, is_zero, scheduled
+from functional_train.updates.checks import check_non_negative, is_zero
+from functional_train.updates.hyperparameters import scheduled
 from functional_train.updates.transformation import GradientTransformation, update_columns, with_move
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
+from functional_train.updates.checks import Number
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.types import Tree

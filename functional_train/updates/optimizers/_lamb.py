@@ -1,7 +1,7 @@
 """LAMB."""
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import is_zero
+from functional_train.updates.checks import is_zero
 from functional_train.updates.optimizers._adam import scale_by_adam
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation

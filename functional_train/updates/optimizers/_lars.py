@@ -1,7 +1,8 @@
 """LARS."""
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import check_non_negative, is_zero, schedulable
+from functional_train.updates.checks import check_non_negative, is_zero
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, stateless_columns
 from functional_train.updates.transforms._momentum import add_momentum
 from functional_train.updates.transforms._scale import negate, scale_by_lr

@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_non_negative, check_whole, schedulable
+from functional_train.updates.checks import Number, check_non_negative, check_whole
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._landscape import Landscape, is_trained, real_dtype, real_size
 from functional_train.updates.optimizers._strong_wolfe import Point, strong_wolfe
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise

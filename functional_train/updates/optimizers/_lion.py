@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from functional_train.updates.hyperparameters import Number, check_betas, schedulable
+from functional_train.updates.checks import Number, check_betas
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree

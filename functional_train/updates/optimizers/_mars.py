@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import Number, check_fraction, check_non_negative, check_pair, schedulable
+from functional_train.updates.checks import Number, check_fraction, check_non_negative, check_pair
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._adam import scale_by_adam
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise

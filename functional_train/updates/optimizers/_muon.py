@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import (
-    check_finite,
-    check_non_negative,
-    check_whole,
-    is_zero,
-    schedulable,
-)
+from functional_train.updates.checks import check_finite, check_non_negative, check_whole, is_zero
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._adam import adamw
 from functional_train.updates.optimizers._newton_schulz import NewtonSchulz, as_matrix, orthogonalized
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise

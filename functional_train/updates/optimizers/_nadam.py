@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import Number, check_betas, check_non_negative, is_zero, schedulable
+from functional_train.updates.checks import Number, check_betas, check_non_negative, is_zero
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr

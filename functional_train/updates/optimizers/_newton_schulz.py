@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
+from functional_train.updates.checks import Number
 from functional_train.values.tree import Flat
 
 # Larger matrices fill the machine alone, and stacked they would take memory twice.

@@ -6,13 +6,8 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import (
-    check_fraction,
-    check_non_negative,
-    check_pair,
-    is_zero,
-    schedulable,
-)
+from functional_train.updates.checks import check_fraction, check_non_negative, check_pair, is_zero
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._decay import add_decayed_weights

@@ -4,13 +4,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import (
-    Number,
-    check_non_negative,
-    check_share,
-    is_zero,
-    schedulable,
-)
+from functional_train.updates.checks import Number, check_non_negative, check_share, is_zero
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._momentum import add_momentum

@@ -7,13 +7,8 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import (
-    Number,
-    check_above,
-    check_fraction,
-    check_non_negative,
-    schedulable,
-)
+from functional_train.updates.checks import Number, check_above, check_fraction, check_non_negative
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._scale import negate
 from functional_train.values import tree

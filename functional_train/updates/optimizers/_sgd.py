@@ -3,7 +3,8 @@
 from typing import Any
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import is_zero, scheduled
+from functional_train.updates.checks import is_zero
+from functional_train.updates.hyperparameters import scheduled
 from functional_train.updates.transformation import EmptyState, GradientTransformation, with_move
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum

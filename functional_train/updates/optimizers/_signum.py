@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from functional_train.updates.hyperparameters import check_fraction, schedulable
+from functional_train.updates.checks import check_fraction
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, stateless_columns
 from functional_train.values import tree

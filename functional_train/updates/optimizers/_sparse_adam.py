@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.hyperparameters import Number, check_betas, check_positive, schedulable, scheduled
+from functional_train.updates.checks import Number, check_betas, check_positive
+from functional_train.updates.hyperparameters import schedulable, scheduled
 from functional_train.updates.optimizers._adam import AdamState
 from functional_train.updates.transformation import (
     EmptyState,

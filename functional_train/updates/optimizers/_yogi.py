@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_betas, check_non_negative, schedulable
+from functional_train.updates.checks import Number, check_betas, check_non_negative
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._moments import MomentsState, step_zero

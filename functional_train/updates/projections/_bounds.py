@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_non_negative
+from functional_train.updates.checks import Number, check_non_negative
 from functional_train.values import tree as trees
 from functional_train.values.types import Tree
 

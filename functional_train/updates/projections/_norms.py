@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_non_negative
+from functional_train.updates.checks import Number, check_non_negative
 from functional_train.values import tree as trees
 from functional_train.values.types import Tree
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from functional_train.updates.hyperparameters import Number
+from functional_train.updates.checks import Number
 from functional_train.values import tree as trees
 from functional_train.values.types import Tree
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_choice, check_num_updates
+from functional_train.updates.checks import Number, check_choice, check_num_updates
 from functional_train.updates.schedules._phase import Anneal, ScheduleFn, Step, between, check_anneal, number, progress
 from functional_train.values.errors import HyperparameterError
 

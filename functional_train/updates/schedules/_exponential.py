@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_num_updates
+from functional_train.updates.checks import Number, check_num_updates
 from functional_train.updates.schedules._phase import ScheduleFn, Step, as_schedule, filled, number
 from functional_train.values.types import Hyperparameter
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_num_updates
+from functional_train.updates.checks import Number, check_num_updates
 from functional_train.updates.schedules._phase import ScheduleFn, Step, between, filled, number, progress
 
 

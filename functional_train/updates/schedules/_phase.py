@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_choice, check_num_updates
+from functional_train.updates.checks import Number, check_choice, check_num_updates
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.types import Hyperparameter
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number
+from functional_train.updates.checks import Number
 from functional_train.updates.schedules._phase import (
     Anneal,
     ScheduleFn,

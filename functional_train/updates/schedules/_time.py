@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_num_updates
+from functional_train.updates.checks import check_num_updates
 from functional_train.updates.schedules._phase import ScheduleFn, Step, as_schedule, check_ascending
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.types import Hyperparameter

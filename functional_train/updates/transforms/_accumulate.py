@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_count
+from functional_train.updates.checks import check_count
 from functional_train.updates.transformation import (
     GradientTransformation,
     check_state,

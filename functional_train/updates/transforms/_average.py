@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_count, check_fraction, schedulable
+from functional_train.updates.checks import check_count, check_fraction
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, watching
 from functional_train.values import tree
 from functional_train.values.errors import StructureError

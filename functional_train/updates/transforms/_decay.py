@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from functional_train.updates.hyperparameters import Number, check_non_negative, schedulable
+from functional_train.updates.checks import Number, check_non_negative
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import (
     EmptyState,
     GradientTransformation,

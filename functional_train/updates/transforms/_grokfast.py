@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_count, check_fraction, check_non_negative, schedulable
+from functional_train.updates.checks import check_count, check_fraction, check_non_negative
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.updates.transforms._moments import step_zero
 from functional_train.values import tree

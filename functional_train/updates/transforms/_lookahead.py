@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.apply import move_columns
-from functional_train.updates.hyperparameters import check_count, check_non_negative, schedulable
+from functional_train.updates.checks import check_count, check_non_negative
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import (
     GradientTransformation,
     check_params,

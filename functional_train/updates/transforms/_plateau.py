@@ -5,13 +5,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import (
-    check_choice,
-    check_fraction,
-    check_non_negative,
-    check_whole,
-    schedulable,
-)
+from functional_train.updates.checks import check_choice, check_fraction, check_non_negative, check_whole
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
 from functional_train.values.errors import StructureError

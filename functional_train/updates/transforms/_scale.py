@@ -1,6 +1,7 @@
 """Scaling by the learning rate, and maximizing."""
 
-from functional_train.updates.hyperparameters import check_non_negative, schedulable
+from functional_train.updates.checks import check_non_negative
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, stateless_columns
 from functional_train.values import tree
 from functional_train.values.types import Hyperparameter

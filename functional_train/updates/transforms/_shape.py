@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import check_finite, check_non_negative, schedulable
+from functional_train.updates.checks import check_finite, check_non_negative
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_params, stateless_columns
 from functional_train.updates.transforms._choose import NOTHING
 from functional_train.values import tree

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from functional_train.updates.hyperparameters import Number, check_non_negative, schedulable
+from functional_train.updates.checks import Number, check_non_negative
+from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, stateless_columns
 from functional_train.values import tree
 from functional_train.values.tree import Flat
