@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar
+from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar, multiplier
 from functional_train.values.tree._flat import Flat
 
 
@@ -54,7 +54,7 @@ def _add_scaled(first: list[Tensor], second: list[Tensor], alpha: Any) -> tuple[
 
 def _plus(first: list[Tensor], made: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The sum, in the place of the second where that is as wide as the first."""
-    if any(x.dtype != y.dtype for x, y in zip(first, made, strict=True)):
+    if [x.dtype for x in first] != [x.dtype for x in made]:
         return torch._foreach_add(first, made)
     torch._foreach_add_(made, first)
     return made
@@ -139,7 +139,13 @@ def scale(factor: Scalar, tree: Any) -> Any:
         >>> ft.tree.scale(0.5, {"w": torch.ones(2)})
         {'w': tensor([0.5000, 0.5000])}
     """
-    return elementwise(torch._foreach_mul, torch.mul, (tree,), (factor,), into=torch._foreach_mul_)
+    return elementwise(
+        lambda a, factor: torch._foreach_mul(a, multiplier(a, factor)),
+        torch.mul,
+        (tree,),
+        (factor,),
+        into=lambda a, factor: torch._foreach_mul_(a, multiplier(a, factor)),
+    )
 
 
 def lerp(start: Any, end: Any, weight: Scalar) -> Any:
@@ -170,7 +176,7 @@ def _lerp_of_leaf(start: Tensor, end: Tensor, weight: Any) -> Tensor:
 
 
 def _lerp(start: list[Tensor], end: list[Tensor], weight: Any) -> Sequence[Tensor]:
-    if any(x.dtype != y.dtype for x, y in zip(start, end, strict=True)):
+    if [x.dtype for x in start] != [x.dtype for x in end]:
         weights = weight if isinstance(weight, list) else [weight] * len(start)
         return [_lerp_of_leaf(*row) for row in zip(start, end, weights, strict=True)]
     return torch._foreach_lerp(start, end, [weight] * len(start) if isinstance(weight, Tensor) else weight)
@@ -206,7 +212,7 @@ def addcmul(tree: Any, first: Any, second: Any, value: Scalar = 1, *, decay: Sca
 def _addcmul(
     tree: list[Tensor], first: list[Tensor], second: list[Tensor], value: Any, decay: Any
 ) -> tuple[Tensor, ...]:
-    out = torch._foreach_mul(tree, decay)
+    out = torch._foreach_mul(tree, multiplier(tree, decay))
     if isinstance(value, Tensor | list):
         product = torch._foreach_mul(first, second)
         torch._foreach_mul_(product, value)

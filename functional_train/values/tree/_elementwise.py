@@ -16,6 +16,7 @@ Scalar = float | int | complex | Tensor | Flat
 """A number, a 0-d tensor, or a column of 0-d tensors: one number a leaf."""
 
 _LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
+_WIDE = frozenset({torch.float32, torch.float64})
 
 
 def elementwise(
@@ -73,8 +74,20 @@ def elementwise(
         return Flat(first.leaves, first.frame, True, fresh=True)
     made = together(*columns, *numbers) if plain else [one(*row, *numbers) for row in zip(*columns, strict=True)]
     # Types promote: a 16-bit tree plus a float32 one would be float32.
-    out = [new if new.dtype == old.dtype else new.to(old.dtype) for new, old in zip(made, first.leaves, strict=True)]
-    return Flat(out, first.frame, plain, fresh=plain)
+    if [new.dtype for new in made] != [old.dtype for old in first.leaves]:
+        made = [new.to(old.dtype) for new, old in zip(made, first.leaves, strict=True)]
+    return Flat(list(made), first.frame, plain, fresh=plain)
+
+
+def multiplier(leaves: Sequence[Tensor], factor: Any) -> Any:
+    """A factor as `torch._foreach_mul` takes it fastest, which makes a tensor of a number anew for each leaf.
+
+    A tensor that is made once rounds as the number does, but only where leaves are of one wide dtype in host memory.
+    """
+    dtype = leaves[0].dtype
+    if type(factor) is not float or dtype not in _WIDE or leaves[0].device.type != "cpu":
+        return factor
+    return torch.tensor(factor, dtype=dtype) if {leaf.dtype for leaf in leaves} == {dtype} else factor
 
 
 def _as_dtype(number: Any, dtype: torch.dtype) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar
+from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar, multiplier
 from functional_train.values.tree._flat import Flat
 from functional_train.values.tree._structure import is_floating, map
 
@@ -41,7 +41,7 @@ def _sqrt(tree: list[Tensor], factor: Any, shift: Any) -> tuple[Tensor, ...]:
 
 def _affine(made: tuple[Tensor, ...], factor: Any, shift: Any) -> tuple[Tensor, ...]:
     if isinstance(factor, Tensor | list) or factor != 1:
-        torch._foreach_mul_(made, factor)
+        torch._foreach_mul_(made, multiplier(made, factor))
     if isinstance(shift, Tensor | list) or shift != 0:
         torch._foreach_add_(made, shift)
     return made
