@@ -1,0 +1,110 @@
+"""Transformations inside others that nobody thought of when they were written."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import functional_train as ft
+from functional_train.values import tree
+from tests.profiles import examples
+from tests.trees import assert_bitwise, normal
+
+Make = Callable[[], ft.GradientTransformation]
+
+LOOKERS: dict[str, Make] = {
+    "sophia": lambda: ft.sophia(0.01, update_interval=1),
+    "adahessian": lambda: ft.adahessian(0.1),
+    "lbfgs": lambda: ft.lbfgs(0.1, max_iter=3),
+    "searching": lambda: ft.lbfgs(max_iter=3, line_search_fn="strong_wolfe"),
+}
+x, y = normal(0, (20, 3)), normal(1, (20,))
+params = {"w": normal(2, (3,)), "s": torch.ones((), dtype=torch.float64), "b": torch.zeros((), dtype=torch.float64)}
+
+
+def loss_fn(params: Any, batch: Any = None, **owned: Any) -> torch.Tensor:
+    del batch, owned
+    return (torch.tanh(x @ params["w"]) * params["s"] + params["b"] - y).square().mean()
+
+
+grad_fn = ft.grad_and_value(loss_fn)
+
+
+def trained(optimizer: ft.GradientTransformation, start: Any, grad_fn: Any = grad_fn, steps: int = 3) -> Any:
+    """The parameters after some steps, and the optimizer's state."""
+    state = ft.init_state(start, optimizer, key=ft.random.key(0))
+    return ft.fold(ft.make_step(grad_fn, optimizer), state, steps * [None])
+
+
+@settings(max_examples=examples(30))
+@given(st.sampled_from(sorted(LOOKERS)), st.sampled_from(sorted(LOOKERS)), st.sets(st.sampled_from(sorted(params))))
+def test_parts_look_at_the_loss_of_their_part(one: str, other: str, chosen: set[str]) -> None:
+    """A part that looks at the loss again sees whole parameters: it goes where it would on a loss of its part alone."""
+    parts = {"a": LOOKERS[one](), "b": LOOKERS[other]()}
+    optimizer = ft.partition(parts, lambda path, leaf: "a" if path in chosen else "b")
+    start = ft.init_state(params, optimizer, key=ft.random.key(0))
+    step = ft.make_step(grad_fn, optimizer)
+    own = {label: part.init(_part(params, chosen, label)) for label, part in parts.items()}
+    state, moved = start, params
+    for _ in range(3):
+        assert state.key is not None
+        key = ft.random.split(state.key, 3)[2]
+        state, _ = step(state, None)
+        after = {}
+        for label, part in parts.items():
+            inside, rest = _part(moved, chosen, label), _part(moved, chosen, "b" if label == "a" else "a")
+            if not tree.leaves(inside):
+                continue
+
+            def split_fn(at: Any, rest: Any = rest) -> Any:
+                return ft.grad_and_value(lambda at, batch: loss_fn({**rest, **_there(at)}))(at, None)
+
+            grads, value = split_fn(inside)
+            new, own[label] = ft.make_update(part)(
+                grads, own[label], inside, value=value, grad_and_value_fn=split_fn, key=key
+            )
+            after |= _there(new)
+        moved = {name: after[name] for name in moved}
+        assert_bitwise(state.params, moved)
+
+
+def _part(params: Any, chosen: set[str], label: str) -> dict[str, Any]:
+    return {name: leaf if (name in chosen) == (label == "a") else None for name, leaf in params.items()}
+
+
+def _there(params: Any) -> dict[str, Any]:
+    return {name: leaf for name, leaf in params.items() if leaf is not None}
+
+
+@pytest.mark.parametrize("name", sorted(LOOKERS))
+def test_what_is_frozen_or_masked_takes_part_in_the_loss(name: str) -> None:
+    """Leaves that another part moves, or nobody, are filled in where a loss is looked at again."""
+    for optimizer in (
+        ft.freeze(LOOKERS[name](), "b"),
+        ft.masked(LOOKERS[name](), "w"),
+        ft.param_groups(LOOKERS[name], {"w": {}}),
+        ft.accumulate_updates(ft.freeze(LOOKERS[name](), "b"), 2),
+        ft.freeze(ft.freeze(LOOKERS[name](), "b"), "w"),
+    ):
+        new = trained(optimizer, params).params
+        assert all(bool(torch.isfinite(leaf).all()) for leaf in tree.leaves(new))
+        assert not torch.equal(new["s"], params["s"])
+
+
+def test_the_sampled_gradient_is_that_of_the_part() -> None:
+    """What the Gauss-Newton-Bartlett estimate calls is given whole parameters, and its part's gradients come back."""
+    optimizer = ft.freeze(ft.sophia(0.1, estimator=ft.gauss_newton_bartlett), "b")
+    seen: list[Any] = []
+
+    def sampled_grad_fn(at: Any, key: torch.Tensor) -> tuple[Any, int]:
+        del key
+        seen.append(at)
+        return at, 4
+
+    extra = {"sampled_grad_fn": sampled_grad_fn, "key": ft.random.key(0)}
+    new, _ = ft.make_update(optimizer)(params, optimizer.init(params), params, **extra)
+    assert_bitwise(seen, [params])
+    assert_bitwise(new["b"], params["b"])
