@@ -108,3 +108,33 @@ def test_the_sampled_gradient_is_that_of_the_part() -> None:
     new, _ = ft.make_update(optimizer)(params, optimizer.init(params), params, **extra)
     assert_bitwise(seen, [params])
     assert_bitwise(new["b"], params["b"])
+
+
+def test_master_weights_show_all_parameters() -> None:
+    """A leaf without a gradient is a parameter still, to what `master_weights` wraps."""
+    low = tree.to(params, torch.bfloat16)
+
+    def without(at: Any, batch: Any, **owned: Any) -> Any:
+        grads, value = ft.grad_and_value(lambda at, batch: loss_fn(tree.to(at, torch.float64)))(at, batch)
+        return {**grads, "s": None}, value
+
+    parts: dict[str, Make] = {
+        **LOOKERS,
+        "muon": lambda: ft.muon(0.1),
+        "partition": lambda: ft.partition({"a": ft.adam(0.1), "b": ft.sgd(0.1)}, {"w": "a", "*": "b"}),
+    }
+    for make in parts.values():
+        new = trained(ft.master_weights(make()), low, without).params
+        assert torch.equal(new["s"], low["s"])
+        assert not torch.equal(new["b"], low["b"])
+
+
+def test_galore_shows_all_parameters() -> None:
+    """A leaf without a gradient is a parameter still, to what `galore` wraps."""
+    start = {"w": normal(0, (4, 3)), "v": normal(1, (2, 3)), "b": normal(2, (3,))}
+    grads = {"w": normal(3, (4, 3)), "v": None, "b": None}
+    for inner in (ft.muon(0.1), ft.partition({"a": ft.adam(0.1), "b": ft.sgd(0.1)}, {"w": "a", "*": "b"})):
+        optimizer = ft.galore(inner, rank=2)
+        new, _ = ft.make_update(optimizer)(grads, optimizer.init(start), start)
+        assert_bitwise({**new, "w": start["w"]}, start)
+        assert not torch.equal(new["w"], start["w"])
