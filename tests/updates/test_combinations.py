@@ -138,3 +138,16 @@ def test_galore_shows_all_parameters() -> None:
         new, _ = ft.make_update(optimizer)(grads, optimizer.init(start), start)
         assert_bitwise({**new, "w": start["w"]}, start)
         assert not torch.equal(new["w"], start["w"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_numbers_as_tensors_keep_the_dtype_of_a_single_number(dtype: torch.dtype) -> None:
+    """CAME's numbers may be tensors of float64 where a leaf has no dimensions."""
+    optimizer = ft.inject_hyperparams(ft.came)(betas=(0.9, 0.999, 0.9999), eps=(1e-30, 1e-16), clip_threshold=0.5)
+    start = {"s": torch.ones((), dtype=dtype), "w": torch.ones(2, 2, dtype=dtype)}
+    state = optimizer.init(start)
+    for _ in range(2):
+        updates, new = optimizer.update(start, state, start)
+        for old, leaf in zip(tree.leaves((start, state)), tree.leaves((updates, new)), strict=True):
+            assert leaf.dtype is old.dtype
+        state = new
