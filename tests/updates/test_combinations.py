@@ -151,3 +151,13 @@ def test_numbers_as_tensors_keep_the_dtype_of_a_single_number(dtype: torch.dtype
         for old, leaf in zip(tree.leaves((start, state)), tree.leaves((updates, new)), strict=True):
             assert leaf.dtype is old.dtype
         state = new
+
+
+def test_a_number_that_is_left_open_may_be_injected() -> None:
+    """A pair of which one is `None` keeps it, and the other lives in the state."""
+    optimizer, plain = ft.inject_hyperparams(ft.adafactor)(eps=(None, 1e-3)), ft.adafactor(eps=(None, 1e-3))
+    state = optimizer.init(params)
+    assert state.hyperparams["eps"][0] is None
+    updates, state = optimizer.update(params, state, params)
+    assert_bitwise(updates, plain.update(params, plain.init(params), params)[0])
+    assert state.hyperparams["eps"][0] is None
