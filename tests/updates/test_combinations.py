@@ -161,3 +161,13 @@ def test_a_number_that_is_left_open_may_be_injected() -> None:
     updates, state = optimizer.update(params, state, params)
     assert_bitwise(updates, plain.update(params, plain.init(params), params)[0])
     assert state.hyperparams["eps"][0] is None
+
+
+@pytest.mark.parametrize("make", [ft.adam, ft.muon, ft.soap, ft.prodigy, ft.rprop, lambda: ft.chain(ft.lars())])
+def test_sparse_gradients_are_refused_by_name(make: Make) -> None:
+    """An optimizer that fails on a sparse gradient says whose it is, and what takes it."""
+    where = torch.tensor([[0, 2]])
+    sparse = torch.sparse_coo_tensor(where, torch.ones(2, 2), (4, 2), is_coalesced=True, check_invariants=True)
+    start, optimizer = {"a": torch.ones(2), "e": torch.ones(4, 2)}, make()
+    with pytest.raises(ft.StructureError, match=r"(?s)gradient at 'e' is torch\.sparse_coo.*ft\.sparse_adam"):
+        ft.make_update(optimizer)({"a": torch.ones(2), "e": sparse}, optimizer.init(start), start)
