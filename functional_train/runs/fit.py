@@ -55,7 +55,8 @@ def fit(
             `early_stopping`.
         observers: Functions called with `(state, metrics)` after every step.
         log_every: Most steps between two log times, at least 1.
-        check_finite: Whether a loss that is not finite ends the run with an error, at log time.
+        check_finite: Whether a loss that is not finite ends the run with an error, at log time; not where the step
+            reports a metric `"skipped"` that is not 0, as `make_scaled_step` does when it stepped over an overflow.
         progress: Whether to show a progress bar; it stays quiet when output is neither a terminal nor a notebook.
 
     Returns:
@@ -176,7 +177,11 @@ class _Run:
         bar.show(chunk)
         if not self.check_finite or "loss" not in chunk:
             return
-        bad = (~torch.isfinite(chunk["loss"])).nonzero()
+        bad = ~torch.isfinite(chunk["loss"])
+        skipped = chunk.get("skipped")
+        if skipped is not None and skipped.shape == bad.shape:
+            bad &= skipped == 0
+        bad = bad.nonzero()
         if len(bad):
             where = int(bad[0, 0])
             raise NonFiniteError(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from functional_train.updates.transformation import (
@@ -77,6 +78,7 @@ def make_update(optimizer: GradientTransformation) -> UpdateFn:
             return p.tree(absent=params), new_state
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             _check_state(optimizer, opt_state, params, error)
+            _check_dense(g, error)
             raise
 
     return update_fn
@@ -145,6 +147,15 @@ def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
 def _lies_like(param: Tensor, gradient: Tensor) -> bool:
     """Whether what is computed from the gradient will be contiguous where the parameter is; a sparse one stays."""
     return gradient.layout is not param.layout or gradient.is_contiguous() or not param.is_contiguous()
+
+
+def _check_dense(g: Flat, error: Exception) -> None:
+    for position, leaf in enumerate(g.leaves):
+        if leaf.layout is not torch.strided:
+            raise StructureError(
+                f"the gradient at {g.paths()[position]!r} is {leaf.layout}, which this optimizer cannot compute with. "
+                "Give that leaf ft.sparse_adam or ft.sgd, with ft.partition, or make the gradient dense: to_dense()."
+            ) from error
 
 
 def _check_state(optimizer: GradientTransformation, opt_state: Tree, params: Tree, error: Exception) -> None:

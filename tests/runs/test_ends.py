@@ -44,6 +44,32 @@ def test_losses_of_many_members_are_checked_too() -> None:
         ft.fit(step, START, numbers(4))
 
 
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_step_that_was_skipped_may_have_any_loss(log_every: int) -> None:
+    """Loss scaling steps over an overflow, and the run goes on; a loss of a step that was taken is still looked at."""
+
+    def step(state: Counter, batch: Tensor) -> Any:
+        return Counter(state.step + 1, state.total), {"loss": batch[0], "skipped": batch[1]}
+
+    taken, skipped = (torch.stack([torch.tensor(float("inf")), torch.tensor(flag)]) for flag in (0.0, 1.0))
+    state, history = ft.fit(step, START, [torch.zeros(2), skipped, torch.zeros(2)], log_every=log_every)
+    assert int(state.step) == len(history["loss"]) == 3
+    with pytest.raises(ft.NonFiniteError, match="the loss is inf at step 2"):
+        ft.fit(step, START, [skipped, taken], log_every=log_every)
+
+
+def test_an_overflow_with_loss_scaling_does_not_end_a_run() -> None:
+    """`fit` goes on over batches that overflow in float16, and the parameters stay finite."""
+    loss_fn = ft.mixed_precision(lambda params, batch: (batch @ params["w"]).square().mean(), torch.float16)
+    optimizer = ft.sgd(0.01)
+    state = ft.init_scaled_state({"w": torch.ones(2, 1)}, optimizer)
+    batches = [torch.full((3, 2), size) for size in (1.0, 1e4, 1.0)]
+    state, history = ft.fit(ft.make_scaled_step(loss_fn, optimizer), state, batches, progress=False)
+    assert not torch.isfinite(history["loss"][1])
+    assert history["skipped"][1] == 1.0
+    assert bool(torch.isfinite(state.params["w"]).all())
+
+
 @pytest.mark.parametrize("where", ["step", "observer", "evaluate", "stop", "batches"])
 @pytest.mark.parametrize("when", [1, 4])
 def test_an_exception_hands_over_what_was_reached(where: str, when: int) -> None:

@@ -118,21 +118,23 @@ def _squares(leaf: Tensor) -> Tensor:
 
 def _of_leaf(numbers: _Numbers, g: Tensor, m: Tensor, factors: Factors) -> tuple[Tensor, Tensor, Factors]:
     beta1, beta2, beta3 = numbers.betas
-    squares = _followed(factors[:2], _squares(g) + numbers.eps[0], beta2)
+    squares = _squares(g)
+    squares = _followed(factors[:2], squares + _like(numbers.eps[0], squares), beta2)
     u = g * _inverse_root(squares)
     size = torch.linalg.vector_norm(u) / max(1, u.numel()) ** 0.5
-    u = u / torch.clamp(size / numbers.clip_threshold, min=1.0)
-    mean = torch.lerp(m.to(u.dtype), u, _as_weight(1 - beta1, u))
+    u = u / torch.clamp(size / _like(numbers.clip_threshold, size), min=1.0)
+    mean = torch.lerp(m.to(u.dtype), u, _like(1 - beta1, u))
     if len(factors) == 1:
         return mean.to(g.dtype), mean.to(m.dtype), squares
-    distances = _followed(factors[2:], _squares(u - mean) + numbers.eps[1], beta3)
+    distances = _squares(u - mean)
+    distances = _followed(factors[2:], distances + _like(numbers.eps[1], distances), beta3)
     return (mean * _inverse_root(distances)).to(g.dtype), mean.to(m.dtype), (*squares, *distances)
 
 
 def _followed(factors: Factors, new: Tensor, beta: Number) -> Factors:
     """Running means, of the rows and of the columns where those are kept."""
     means = (new.mean(-1), new.mean(-2)) if len(factors) == 2 else (new,)
-    return tuple(torch.lerp(old, one, _as_weight(1 - beta, one)) for old, one in zip(factors, means, strict=True))
+    return tuple(torch.lerp(old, one, _like(1 - beta, one)) for old, one in zip(factors, means, strict=True))
 
 
 def _inverse_root(factors: Factors) -> Tensor:
@@ -142,8 +144,9 @@ def _inverse_root(factors: Factors) -> Tensor:
     return (rows / rows.mean(-1, keepdim=True)).rsqrt().unsqueeze(-1) * columns.rsqrt().unsqueeze(-2)
 
 
-def _as_weight(weight: Number, like: Tensor) -> Number:
-    return weight.to(like.dtype) if isinstance(weight, Tensor) else weight
+def _like(number: Number, leaf: Tensor) -> Number:
+    """A number that turns no leaf, not even one of 0 dimensions, into another dtype."""
+    return number.to(leaf.dtype) if isinstance(number, Tensor) else number
 
 
 def came(

@@ -137,11 +137,14 @@ def galore(
             extra.pop("grad_and_value_fn", None)
             due = state.step % update_proj_gap == 0
             (projections,) = renewed(g, due, renew, g.beside(state.projections), g)
-            low, at = g.map(down, projections), None if p is None else p.map(down, projections)
+            kept = projections.tree(absent=state.projections)
+            low = g.map(down, projections)
+            # All parameters, those without a gradient too: what is wrapped may look at the whole.
+            at = None if p is None else p.beside(tree.map(down, p.tree(), kept))[0]
             updates, inner_state, _ = update_columns(inner, low, state.inner, at, extra)
             if updates.frame is not g.frame:
                 (updates,) = g.beside(updates.tree())
-            new = GaLoreState(g.counted(state.step), projections.tree(absent=state.projections), inner_state)
+            new = GaLoreState(g.counted(state.step), kept, inner_state)
             return g.map(up, updates, projections), new
 
         return GradientTransformation(init, columnwise(update))

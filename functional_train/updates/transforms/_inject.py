@@ -132,6 +132,8 @@ def _is_hyperparameter(annotation: Any) -> bool:
 def _at(value: Any, step: Tensor) -> Any:
     if isinstance(value, tuple | list):
         return tuple([_at(part, step) for part in value])
+    if value is None:  # one of a tuple's numbers that is left to the factory
+        return None
     now = value(step) if callable(value) else value
     return torch.as_tensor(now, dtype=None if isinstance(now, Tensor) else torch.float64, device=step.device)
 

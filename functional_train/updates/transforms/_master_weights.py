@@ -78,7 +78,8 @@ def master_weights(inner: GradientTransformation) -> GradientTransformation:
             u, own, _ = update_columns(inner, g, state.inner, p, extra)
             return u, MasterWeightsState(state.master, own)
         (master,) = p.beside(state.master)
-        w = p.map(lambda leaf, copy: copy if is_low(leaf) else leaf, master)
+        # All parameters, those without a gradient too: what is wrapped may look at the whole.
+        (w,) = p.beside(tree.map(lambda leaf, copy: copy if is_low(leaf) else leaf, p.tree(), state.master))
         if "grad_and_value_fn" in extra:
             extra["grad_and_value_fn"] = _in_float32(extra["grad_and_value_fn"], p.tree())
         u, own, _ = update_columns(inner, g.map(_wide), state.inner, w, extra)

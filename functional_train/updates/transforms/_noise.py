@@ -35,7 +35,8 @@ class NoiseState(NamedTuple):
 def add_noise(eta: Hyperparameter = 0.01, gamma: Hyperparameter = 0.55) -> GradientTransformation:
     r"""Add normal noise that fades: $u = g + \sigma_t \epsilon$ with $\sigma_t^2 = \eta / (1 + t)^\gamma$.
 
-    $t$ is 0 at the first update. The noise comes from the `key=` that a step passes when its state owns one.
+    $t$ is 0 at the first update. The noise comes from the `key=` that a step passes when its state owns one. All links
+    of a chain and all parts of a partition are passed the same key: two that add noise add the same draws.
 
     Args:
         eta: Variance at the first update, at least 0; in squared gradient units.

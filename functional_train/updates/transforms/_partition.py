@@ -1,6 +1,6 @@
 """Another transformation for each part of the parameters, chosen by path and leaf."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,11 +23,14 @@ from functional_train.values.params import Params
 from functional_train.values.struct import static_field, struct
 from functional_train.values.tree import Flat
 from functional_train.values.tree._lookup import Predicate, check_globs, matches
-from functional_train.values.tree._split import join, split
+from functional_train.values.tree._split import filled, join, only, split
 from functional_train.values.types import Tree
 
 Labels = Mapping[str, str] | Callable[[str, Any], str]
 """Glob of a path to label, of which the first that matches counts; or `(path, leaf) -> label`."""
+
+# Extra arguments (params, ...) -> (grads, ...), of whole parameters.
+_FUNCTIONS_OF_PARAMS = frozenset(("grad_and_value_fn", "sampled_grad_fn"))
 
 
 @struct
@@ -53,7 +56,8 @@ def partition(transformations: Mapping[str, GradientTransformation], labels: Lab
     """Give each part of the parameters a transformation of its own.
 
     Each sees a tree in which `None` stands for the leaves of the others, so norms are those of its part, and its state
-    holds nothing else. A transformation without leaves is not asked.
+    holds nothing else. A transformation without leaves is not asked. `grad_and_value_fn=` is to each a function of its
+    part, with the others where they are before the update; `value=` and `key=` are the same for all.
 
     Args:
         transformations: Label to transformation.
@@ -97,16 +101,37 @@ def partition(transformations: Mapping[str, GradientTransformation], labels: Lab
     def update(g: Flat, state: PartitionState, p: Flat | None, **extra: Any) -> tuple[Flat, PartitionState]:
         made: dict[str, tuple[Flat, Tree, Any]] = {}
         for label, (own_p, own_g) in parts_of(g, state, p).items():
-            made[label] = update_columns(transformations[label], own_g, state.inner[label], own_p, extra)
+            own = _for_part(extra, p, state.labels, label)
+            made[label] = update_columns(transformations[label], own_g, state.inner[label], own_p, own)
         return _joined(made, state, g)
 
     def move(g: Flat, state: PartitionState, p: Flat, **extra: Any) -> tuple[Flat, PartitionState]:
         made: dict[str, tuple[Flat, Tree]] = {}
         for label, (own_p, own_g) in parts_of(g, state, p).items():
-            made[label] = move_columns(transformations[label], own_g, state.inner[label], own_p, extra)
+            own = _for_part(extra, p, state.labels, label)
+            made[label] = move_columns(transformations[label], own_g, state.inner[label], own_p, own)
         return _joined(made, state, p)
 
     return GradientTransformation(init, columnwise(update, move))
+
+
+def _for_part(extra: Mapping[str, Any], p: Flat | None, labels: Sequence[str], label: str) -> dict[str, Any]:
+    """The extra arguments of one part: functions of whole parameters become functions of it."""
+    own = dict(extra)
+    for name in _FUNCTIONS_OF_PARAMS & extra.keys():
+        own[name] = _of_part(extra[name], p, labels, label)
+    return own
+
+
+def _of_part(whole_fn: Callable[..., tuple[Tree, Any]], p: Flat | None, labels: Sequence[str], label: str) -> Any:
+    assert p is not None
+    params = p.tree()
+
+    def part_fn(part: Tree, *args: Any) -> tuple[Tree, Any]:
+        grads, other = whole_fn(filled(labels, label, part, params), *args)
+        return only(labels, label, grads, params), other
+
+    return part_fn
 
 
 def _joined(made: Mapping[str, tuple[Any, ...]], state: PartitionState, like: Flat) -> tuple[Flat, PartitionState]:

@@ -1,6 +1,7 @@
 """Columns split by labels of their leaves, and put together again."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from functional_train.values.errors import StructureError
 from functional_train.values.tree._flat import Flat, Frame
@@ -45,6 +46,24 @@ def join(labels: Sequence[str], columns: Mapping[str, Flat], p: Flat) -> Flat:
     leaves = [next(rest[label]) for label in _labels_of_rows(labels, p)]
     plain, fresh = (all(getattr(one, flag) for one in columns.values()) for flag in ("plain", "fresh"))
     return Flat(leaves, p.frame, plain, fresh=fresh)
+
+
+def filled(labels: Sequence[str], label: str, part: Any, like: Any) -> Any:
+    """The whole tree: a part's leaves, among the others of the tree that it is a part of."""
+    return _chosen(labels, label, part, like, True)
+
+
+def only(labels: Sequence[str], label: str, values: Any, like: Any) -> Any:
+    """The values that stand where the leaves of a part are, and `None` elsewhere."""
+    return _chosen(labels, label, values, like, False)
+
+
+def _chosen(labels: Sequence[str], label: str, inside: Any, like: Any, others: bool) -> Any:
+    slots, structure = flatten(like, none_is_leaf=True)
+    rest = iter(labels)
+    own = [leaf is not None and next(rest) == label for leaf in slots]
+    rows = zip(own, structure.flatten_up_to(inside), slots, strict=True)
+    return unflatten(structure, [value if here else leaf if others else None for here, value, leaf in rows])
 
 
 def check_num_labels(labels: Sequence[str], num_leaves: int) -> None:
