@@ -10,11 +10,12 @@ from functional_train.updates.checks import Number, check_betas, check_non_negat
 from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._hutchinson import DiagonalFn, diagonal, hutchinson, wide
+from functional_train.updates.transforms._hutchinson import DiagonalFn, diagonal, hutchinson
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
+from functional_train.values.tree._precision import wide
 from functional_train.values.types import Hyperparameter, Tree
 
 

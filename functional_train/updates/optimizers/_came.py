@@ -12,6 +12,7 @@ from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
 from functional_train.values.tree import Flat
+from functional_train.values.tree._precision import wide
 from functional_train.values.types import Hyperparameter, Tree
 
 Factors = tuple[Tensor, ...]
@@ -112,7 +113,7 @@ def _zero_factors(leaf: Tensor) -> Factors:
 
 
 def _squares(leaf: Tensor) -> Tensor:
-    leaf = leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf
+    leaf = wide(leaf)
     return (leaf * leaf.conj()).real if leaf.is_complex() else leaf * leaf
 
 
