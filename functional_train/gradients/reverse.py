@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_train.values._watching import is_unwatched
 from functional_train.values.errors import LossError, StructureError
 from functional_train.values.tree._structure import as_known_mappings, flatten, is_floating, map, paths, unflatten
 
@@ -121,13 +122,7 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
 
 def _is_top_level() -> bool:
     """Whether no transform, trace or dispatch mode is active that a direct autograd call would escape."""
-    return (
-        torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch.is_inference_mode_enabled()
-        and torch.autograd.forward_ad._current_level < 0
-    )
+    return is_unwatched() and not torch.is_inference_mode_enabled() and torch.autograd.forward_ad._current_level < 0
 
 
 def _is_watched(leaves: list[Tensor]) -> bool:

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_train.updates.transformation import GradientTransformation, check_transformation
+from functional_train.updates.transformation import GradientTransformation, check_transformation, zero_step
 from functional_train.values.errors import OwnershipError, StructureError
 from functional_train.values.params import Params
 from functional_train.values.struct import struct
-from functional_train.values.tree._structure import device_of, flatten, items, leaves
+from functional_train.values.tree._structure import flatten, items, leaves
 from functional_train.values.types import Tree
 
 
@@ -146,5 +146,5 @@ def init_state(
             )
     if buffers is not None and not leaves(buffers):
         buffers = None
-    step = torch.zeros((), dtype=torch.int64, device=device_of(params))
+    step = zero_step(params)
     return TrainState(step, params, optimizer.init(params), buffers, key)

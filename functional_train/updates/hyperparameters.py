@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec
 
-import torch
 from torch import Tensor
 
 from functional_train.updates.apply import move_columns
@@ -17,10 +16,10 @@ from functional_train.updates.transformation import (
     columnwise,
     on_columns,
     update_columns,
+    zero_step,
 )
 from functional_train.values.tree import Flat
 from functional_train.values.tree._lookup import Predicate
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 P = ParamSpec("P")
@@ -68,7 +67,7 @@ def schedulable(
             return factory(**values)  # pyright: ignore[reportCallIssue]
 
         def init(params: Tree) -> ScheduledState:
-            step = torch.zeros((), dtype=torch.int64, device=device_of(params))
+            step = zero_step(params)
             return ScheduledState(step, at(step).init(params))
 
         def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, ScheduledState]:

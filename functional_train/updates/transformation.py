@@ -3,9 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import torch
+from torch import Tensor
+
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
+from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Tree
 
 
@@ -189,6 +193,16 @@ def init_empty(params: Tree) -> EmptyState:
     """The `init` of what remembers nothing."""
     del params
     return EmptyState()
+
+
+def zero_step(params: Tree) -> Tensor:
+    """A count of no updates yet: shape `()`, int64."""
+    return torch.zeros((), dtype=torch.int64, device=device_of(params))
+
+
+def zero_step_per_leaf(params: Tree) -> Tensor:
+    """A count of no updates yet for each leaf: shape `(num_leaves,)`, int64."""
+    return torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
 
 
 def check_state(state: Tree, kind: type) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
+
+from functional_train.values._watching import is_readable
 
 # The ints are read as bytes in torch's own order, which is little-endian wherever torch is released.
 HOST_BLOCKS = 256 if sys.byteorder == "little" else 0
@@ -25,14 +26,7 @@ _FIELD_BITS = 128
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor's values may be read now: on the CPU, with nothing that batches, traces or watches it."""
-    # The compiler folds its own question first, and so never meets the private ones.
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) is Tensor
-        and tensor.device.type == "cpu"
-        and peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
+    return is_readable(tensor) and tensor.device.type == "cpu"
 
 
 def encrypt_ints(key: Sequence[int], high: int, low: int, ones: int = 1) -> tuple[int, int]:

@@ -117,7 +117,7 @@ HYPERPARAMETERS: dict[str, Settings] = {
     "radam": (ft.radam, {"lr": 0.1, "weight_decay": 0.05, "betas": (0.8, 0.9), "eps": 1e-3}),
     "radam decoupled": (ft.radam, {"lr": 0.1, "weight_decay": 0.05, "decoupled_weight_decay": True}),
     "rmsprop": (ft.rmsprop, {"lr": 0.1, "alpha": 0.8, "eps": 1e-2, "weight_decay": 0.05, "momentum": 0.8}),
-    # Without alpha: where that is small, the mean square is nearly the square of the mean, and what is left is rounding.
+    # Not alpha: where that is small, the mean square is nearly the square of the mean, and the rest is rounding.
     "rmsprop centered": (ft.rmsprop, {"lr": 0.1, "eps": 1e-2, "momentum": 0.8, "centered": True}),
     "rprop": (ft.rprop, RPROP),
     "scale_by_adadelta": (ft.scale_by_adadelta, {"rho": 0.8, "eps": 1e-2}),

@@ -16,12 +16,11 @@ from functional_train.updates.checks import (
     is_zero,
 )
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._flat import is_plain
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -118,7 +117,7 @@ def _init(params: Tree, *, least: int, momentum: bool) -> AdafactorState:
     for path, leaf in tree.items(params):
         if leaf.is_complex():
             raise StructureError(f"Adafactor has no rule for complex parameters, but {path!r} is {leaf.dtype}.")
-    step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+    step = zero_step_per_leaf(params)
     variance = tree.map(partial(_zero_variance, least=least), params)
     return AdafactorState(step, variance, tree.zeros_like(params) if momentum else ())
 

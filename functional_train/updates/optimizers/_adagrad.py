@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
@@ -15,6 +14,7 @@ from functional_train.updates.transformation import (
     check_state,
     columnwise,
     with_move,
+    zero_step_per_leaf,
 )
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
@@ -23,7 +23,6 @@ from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import filled_like, over_wide_reals
 from functional_train.values.tree._fused import AdagradNumbers, fused_adagrad
 from functional_train.values.tree._sparse import over_touched
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -80,7 +79,7 @@ def scale_by_adagrad(
     decay = check_non_negative("lr_decay", lr_decay)
 
     def init(params: Tree) -> AdagradState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         return AdagradState(step, filled_like(params, start))
 
     def update(g: Flat, state: AdagradState, p: Flat | None, **extra: Any) -> tuple[Flat, AdagradState]:

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
@@ -15,6 +14,7 @@ from functional_train.updates.transformation import (
     check_state,
     columnwise,
     with_move,
+    zero_step_per_leaf,
 )
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
@@ -23,7 +23,6 @@ from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
 from functional_train.values.tree._fused import AdamNumbers, fused_adam
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -83,7 +82,7 @@ def scale_by_adam(
     shift = check_non_negative("eps", eps, "1e-8 is usual.")
 
     def init(params: Tree) -> AdamState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         largest = tree.zeros_like(params) if amsgrad else ()
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params), largest)
 

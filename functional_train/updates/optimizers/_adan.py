@@ -13,8 +13,8 @@ from functional_train.updates.transformation import (
     check_state,
     columnwise,
     stateless_columns,
+    zero_step_per_leaf,
 )
-from functional_train.updates.transforms._moments import step_zero
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
@@ -84,7 +84,7 @@ def scale_by_adan(
     shift = check_non_negative("eps", eps, "1e-8 is usual.")
 
     def init(params: Tree) -> AdanState:
-        return AdanState(step_zero(params), *[tree.zeros_like(params) for _ in range(4)])
+        return AdanState(zero_step_per_leaf(params), *[tree.zeros_like(params) for _ in range(4)])
 
     def update(g: Flat, state: AdanState, p: Flat | None, **extra: Any) -> tuple[Flat, AdanState]:
         del p, extra

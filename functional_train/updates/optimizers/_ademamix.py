@@ -8,8 +8,8 @@ from torch import Tensor
 from functional_train.updates.checks import Number, check_betas, check_non_negative, check_three_betas
 from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
-from functional_train.updates.transforms._moments import MomentsState, init_moments, step_zero
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
+from functional_train.updates.transforms._moments import MomentsState, init_moments
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
@@ -74,7 +74,7 @@ def scale_by_ademamix(
     shift = check_non_negative("eps", eps, "1e-8 is usual.")
 
     def init(params: Tree) -> AdEMAMixState:
-        return AdEMAMixState(step_zero(params), *[tree.zeros_like(params) for _ in range(3)])
+        return AdEMAMixState(zero_step_per_leaf(params), *[tree.zeros_like(params) for _ in range(3)])
 
     def update(g: Flat, state: AdEMAMixState, p: Flat | None, **extra: Any) -> tuple[Flat, AdEMAMixState]:
         del p, extra

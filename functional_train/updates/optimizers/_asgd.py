@@ -8,13 +8,18 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import check_non_negative, is_zero
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_params, check_state, columnwise
+from functional_train.updates.transformation import (
+    GradientTransformation,
+    check_params,
+    check_state,
+    columnwise,
+    zero_step_per_leaf,
+)
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -84,7 +89,7 @@ def scale_by_asgd(
     start = check_non_negative("t0", t0, "1e6 is usual.")
 
     def init(params: Tree) -> ASGDState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         return ASGDState(step, tree.copy(params))
 
     def update(g: Flat, state: ASGDState, p: Flat | None, **extra: Any) -> tuple[Flat, ASGDState]:

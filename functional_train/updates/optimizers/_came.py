@@ -12,6 +12,7 @@ from functional_train.updates.optimizers._descent import descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
 from functional_train.values.tree import Flat
+from functional_train.values.tree._precision import wide
 from functional_train.values.types import Hyperparameter, Tree
 
 Factors = tuple[Tensor, ...]
@@ -107,12 +108,12 @@ def _zero_factors(leaf: Tensor) -> Factors:
     zeros = torch.zeros_like(_squares(leaf))
     if leaf.ndim < 2 or leaf.numel() == 0:
         return (zeros,)
-    # Two of each, not one twice: a leaf of a state has memory of its own.
-    return zeros[..., 0].clone(), zeros[..., 0, :].clone(), zeros[..., 0].clone(), zeros[..., 0, :].clone()
+    # Laid out as the means that will take their place; two of each, since a leaf of a state has memory of its own.
+    return zeros.mean(-1), zeros.mean(-2), zeros.mean(-1), zeros.mean(-2)
 
 
 def _squares(leaf: Tensor) -> Tensor:
-    leaf = leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf
+    leaf = wide(leaf)
     return (leaf * leaf.conj()).real if leaf.is_complex() else leaf * leaf
 
 

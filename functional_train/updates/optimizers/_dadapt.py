@@ -8,11 +8,16 @@ from torch import Tensor
 from functional_train.updates.checks import check_betas, check_fraction, check_non_negative, check_positive, is_zero
 from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._distance import inner, limited, norm, ratio, widened
-from functional_train.updates.transformation import GradientTransformation, check_params, check_state, columnwise
+from functional_train.updates.transformation import (
+    GradientTransformation,
+    check_params,
+    check_state,
+    columnwise,
+    zero_step,
+)
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -116,7 +121,7 @@ def dadapt_sgd(
     growth = check_positive("growth_rate", growth_rate, "inf means no limit.", finite=False)
 
     def init(params: Tree) -> DAdaptSGDState:
-        zero = torch.zeros((), dtype=torch.float64, device=device_of(params))
+        zero = zero_step(params).double()
         d = zero + first
         return DAdaptSGDState(d, d.clone(), zero, zero.clone(), tree.zeros_like(params), tree.copy(params))
 
@@ -202,9 +207,9 @@ def dadapt_adam(
     growth = check_positive("growth_rate", growth_rate, "inf means no limit.", finite=False)
 
     def init(params: Tree) -> DAdaptAdamState:
-        device = device_of(params)
-        zero = torch.zeros((), dtype=torch.float64, device=device)
-        d, step = zero + first, torch.zeros((), dtype=torch.int64, device=device)
+        step = zero_step(params)
+        zero = step.double()
+        d = zero + first
         s, m, v = (tree.zeros_like(params) for _ in range(3))
         return DAdaptAdamState(step, d, d.clone(), zero, s, m, v)
 

@@ -8,16 +8,15 @@ from torch import Tensor
 from functional_train.updates.checks import Number
 from functional_train.values import tree
 from functional_train.values.tree import Flat
+from functional_train.values.tree._precision import is_low, wide
 from functional_train.values.types import Tree
-
-_LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
 
 def widened(column: Flat) -> Flat:
     """The column with leaves of 16 bits in float32, which has the range for quotients."""
-    if not any(leaf.dtype in _LOW_PRECISION for leaf in column.leaves):
+    if not any(is_low(leaf) for leaf in column.leaves):
         return column
-    return column.map(lambda leaf: leaf.float() if leaf.dtype in _LOW_PRECISION else leaf)
+    return column.map(wide)
 
 
 def inner(first: Flat, second: Flat) -> Tensor:

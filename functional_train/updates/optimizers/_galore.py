@@ -13,13 +13,14 @@ from functional_train.updates.transformation import (
     check_transformation,
     columnwise,
     update_columns,
+    zero_step_per_leaf,
 )
 from functional_train.updates.transforms._dimensions import statistics_dtype
 from functional_train.updates.transforms._eigen import leading_singular_vectors
 from functional_train.updates.transforms._refresh import renewed
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of, is_floating
+from functional_train.values.tree._structure import is_floating
 from functional_train.values.types import Hyperparameter, Tree
 
 ProjectionType = Literal["std", "reverse_std", "left", "right"]
@@ -117,7 +118,7 @@ def galore(
         return (leading_singular_vectors(wide, projection.shape[1], right=_from_right(leaf, proj_type)),)
 
     def init(params: Tree) -> GaLoreState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         projections = tree.map(empty, params)
         return GaLoreState(step, projections, inner.init(tree.map(down, params, projections)))
 

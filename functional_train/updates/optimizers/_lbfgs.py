@@ -10,11 +10,10 @@ from functional_train.updates.checks import Number, check_non_negative, check_wh
 from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._landscape import Landscape, is_trained, real_dtype, real_size
 from functional_train.updates.optimizers._strong_wolfe import Point, strong_wolfe
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 _LEAST_CURVATURE = 1e-10
@@ -134,11 +133,9 @@ def lbfgs(
 
     def init(params: Tree) -> LBFGSState:
         trained = [leaf for leaf in tree.leaves(params) if is_trained(leaf)]
-        size, device = sum(map(real_size, trained)), device_of(params)
-        zeros = partial(torch.zeros, dtype=real_dtype(trained), device=device)
-        count = torch.zeros((), dtype=torch.int64, device=device)
+        size, count = sum(map(real_size, trained)), zero_step(params)
+        zeros = partial(torch.zeros, dtype=real_dtype(trained), device=count.device)
         ring = zeros((rows, size))
-        loss = torch.zeros((), dtype=torch.float64, device=device)
         return LBFGSState(
             count,
             count.clone(),
@@ -149,7 +146,7 @@ def lbfgs(
             zeros(rows),
             zeros(()) + 1,
             zeros(size),
-            loss,
+            count.double(),
         )
 
     def reached(g: Flat, state: LBFGSState, p: Flat | None, extra: Any) -> tuple[Tree, LBFGSState, Tree]:

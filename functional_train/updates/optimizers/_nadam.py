@@ -9,13 +9,12 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_betas, check_non_negative, is_zero
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_wide_reals
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -81,9 +80,8 @@ def scale_by_nadam(
         return beta1 * (1 - 0.5 * 0.96 ** (step.double() * decay))
 
     def init(params: Tree) -> NAdamState:
-        num_leaves, device = len(tree.leaves(params)), device_of(params)
-        step = torch.zeros(num_leaves, dtype=torch.int64, device=device)
-        product = torch.ones(num_leaves, dtype=torch.float64, device=device)
+        step = zero_step_per_leaf(params)
+        product = torch.ones_like(step, dtype=torch.float64)
         return NAdamState(step, product, tree.zeros_like(params), tree.zeros_like(params))
 
     def update(g: Flat, state: NAdamState, p: Flat | None, **extra: Any) -> tuple[Flat, NAdamState]:

@@ -9,9 +9,8 @@ from functional_train.updates.chain import chain
 from functional_train.updates.checks import check_fraction, check_non_negative, check_pair, is_zero
 from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._moments import step_zero
 from functional_train.updates.transforms._momentum import add_momentum
 from functional_train.values import tree
 from functional_train.values.tree import Flat
@@ -66,7 +65,7 @@ def scale_by_layer_norm(beta: Hyperparameter = 0.98, eps: Hyperparameter = 1e-8)
     shift = check_non_negative("eps", eps, "1e-8 is usual.")
 
     def init(params: Tree) -> LayerNormState:
-        return LayerNormState(step_zero(params), tree.map(_zero, params))
+        return LayerNormState(zero_step_per_leaf(params), tree.map(_zero, params))
 
     def update(g: Flat, state: LayerNormState, p: Flat | None, **extra: Any) -> tuple[Flat, LayerNormState]:
         del p, extra

@@ -8,12 +8,17 @@ from torch import Tensor
 from functional_train.updates.checks import check_betas, check_fraction, check_non_negative, check_positive, is_zero
 from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._distance import inner, limited, norm, ratio
-from functional_train.updates.transformation import GradientTransformation, check_params, check_state, columnwise
+from functional_train.updates.transformation import (
+    GradientTransformation,
+    check_params,
+    check_state,
+    columnwise,
+    zero_step,
+)
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -120,11 +125,10 @@ def prodigy(
         return leaf if slice_p == 1 else leaf.reshape(-1)[::slice_p]
 
     def init(params: Tree) -> ProdigyState:
-        device = device_of(params)
-        zero = torch.zeros((), dtype=torch.float64, device=device)
+        step = zero_step(params)
+        zero = step.double()
         d = zero + first
         p0 = tree.map(lambda leaf: sliced(leaf).clone(), params)
-        step = torch.zeros((), dtype=torch.int64, device=device)
         moments = tree.zeros_like(params), tree.zeros_like(params)
         return ProdigyState(step, d, d.clone(), d.clone(), zero, tree.zeros_like(p0), p0, *moments)
 

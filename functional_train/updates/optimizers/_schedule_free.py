@@ -8,7 +8,7 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_betas, check_non_negative, is_zero
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.updates.transforms._schedule_free import schedule_free
@@ -16,7 +16,6 @@ from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -209,7 +208,7 @@ def _scale_by_second_moment(
     shift = check_non_negative("eps", eps, "1e-8 is usual.")
 
     def init(params: Tree) -> SecondMomentState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         return SecondMomentState(step, tree.zeros_like(params))
 
     def update(g: Flat, state: SecondMomentState, p: Flat | None, **extra: Any) -> tuple[Flat, SecondMomentState]:

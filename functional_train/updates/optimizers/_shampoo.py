@@ -9,7 +9,7 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_count, check_positive, is_zero
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._dimensions import (
     Matrices,
@@ -28,7 +28,6 @@ from functional_train.updates.transforms._refresh import renewed
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -99,7 +98,7 @@ def scale_by_shampoo(
     plan = partial(every_dim, max_dim=max_precond_dim, merge=merge_dims)
 
     def init(params: Tree) -> ShampooState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         statistics = tree.map(partial(_started, plan, start, max_precond_dim), params)
         return ShampooState(step, statistics, tree.map(torch.zeros_like, statistics))
 

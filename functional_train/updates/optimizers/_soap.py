@@ -16,7 +16,7 @@ from functional_train.updates.checks import (
     is_zero,
 )
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._dimensions import (
     Matrices,
@@ -32,7 +32,6 @@ from functional_train.updates.transforms._refresh import renewed
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -124,7 +123,7 @@ def scale_by_soap(
             kind = {"dtype": statistics_dtype(leaf), "device": leaf.device}
             return plan(leaf).matrices(lambda size: of_size(size, **kind))
 
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         statistics = tree.map(lambda leaf: matrices(leaf, lambda size, **kind: torch.zeros(size, size, **kind)), params)
         bases = tree.map(lambda leaf: matrices(leaf, torch.eye), params)
         return SoapState(step, tree.zeros_like(params), tree.zeros_like(params), statistics, bases)

@@ -8,15 +8,15 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import check_betas, check_count, check_non_negative, check_positive, is_zero
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._hutchinson import DiagonalFn, diagonal, hutchinson, wide
+from functional_train.updates.transforms._hutchinson import DiagonalFn, diagonal, hutchinson
 from functional_train.updates.transforms._refresh import flags
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.tree._structure import device_of
+from functional_train.values.tree._precision import wide
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -125,7 +125,7 @@ def scale_by_sophia(
 
 
 def _init(params: Tree) -> SophiaState:
-    step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+    step = zero_step_per_leaf(params)
     return SophiaState(step, tree.zeros_like(params), tree.zeros_like(params))
 
 

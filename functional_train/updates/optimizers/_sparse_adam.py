@@ -15,12 +15,12 @@ from functional_train.updates.transformation import (
     check_state,
     columnwise,
     with_move,
+    zero_step_per_leaf,
 )
 from functional_train.updates.transforms._scale import negate, scale_by_lr
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -69,7 +69,7 @@ def scale_by_sparse_adam(
 
     def init(params: Tree) -> AdamState:
         _check_parameters(params)
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         return AdamState(step, tree.zeros_like(params), tree.zeros_like(params), ())
 
     def update(g: Flat, state: AdamState, p: Flat | None, **extra: Any) -> tuple[Flat, AdamState]:

@@ -9,8 +9,8 @@ from torch import Tensor
 from functional_train.updates.checks import Number, check_betas, check_non_negative
 from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._descent import descent
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
-from functional_train.updates.transforms._moments import MomentsState, step_zero
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
+from functional_train.updates.transforms._moments import MomentsState
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
@@ -51,7 +51,7 @@ def scale_by_yogi(
     shift = check_non_negative("eps", eps, "1e-3 is usual.")
 
     def init(params: Tree) -> MomentsState:
-        return MomentsState(step_zero(params), tree.zeros_like(params), tree.map(_first_square, params))
+        return MomentsState(zero_step_per_leaf(params), tree.zeros_like(params), tree.map(_first_square, params))
 
     def update(g: Flat, state: MomentsState, p: Flat | None, **extra: Any) -> tuple[Flat, MomentsState]:
         del p, extra

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from functional_train.updates.checks import Number, check_non_negative
 from functional_train.values import tree as trees
+from functional_train.values.tree._precision import wide
 from functional_train.values.types import Tree
 
 
@@ -37,7 +38,7 @@ def simplex(tree: Tree, scale: Number = 1.0) -> Tree:
 def _as_vector(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     """All leaves as one vector, of 32 bits at least, in which long sums are right."""
     vector, unravel = trees.ravel(tree)
-    return vector.float() if vector.dtype in (torch.float16, torch.bfloat16) else vector, unravel
+    return wide(vector), unravel
 
 
 def _simplex(vector: Tensor, scale: Number) -> Tensor:

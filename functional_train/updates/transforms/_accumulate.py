@@ -11,11 +11,11 @@ from functional_train.updates.transformation import (
     check_state,
     check_transformation,
     columnwise,
+    zero_step,
 )
 from functional_train.updates.transforms._choose import move_where, update_where
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -92,10 +92,8 @@ def accumulate_updates(
         check_count("every", every, 1, "With 1 each batch is updated on.")
 
     def init(params: Tree) -> AccumulateState:
-        device = device_of(params)
-        count = torch.zeros((), dtype=torch.int64, device=device)
-        value = torch.zeros((), dtype=torch.float64, device=device)
-        return AccumulateState(count, count.clone(), tree.zeros_like(params, dtype=dtype), value, tx.init(params))
+        step = zero_step(params)
+        return AccumulateState(step, step.clone(), tree.zeros_like(params, dtype=dtype), step.double(), tx.init(params))
 
     def collected(g: Flat, state: AccumulateState, extra: dict[str, Any]) -> tuple[Tensor, Flat, AccumulateState]:
         check_state(state, AccumulateState)

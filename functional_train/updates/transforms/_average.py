@@ -9,11 +9,11 @@ from torch import Tensor
 
 from functional_train.updates.checks import check_count, check_fraction
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, watching
+from functional_train.updates.transformation import GradientTransformation, check_state, watching, zero_step_per_leaf
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import children, device_of
+from functional_train.values.tree._structure import children
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -69,7 +69,7 @@ def average_params(
     """
 
     def init(params: Tree) -> AverageState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         return AverageState(step, tree.copy(params) if dtype is None else tree.copy(tree.to(params, dtype)))
 
     def watch(new: Flat, state: AverageState, **extra: Any) -> AverageState:

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
 
 from functional_train.updates.apply import move_columns
 from functional_train.updates.transformation import GradientTransformation, update_columns
 from functional_train.values import tree
+from functional_train.values._watching import is_readable
 from functional_train.values.tree import Flat
 from functional_train.values.types import Tree
 
@@ -63,14 +62,7 @@ def _known(condition: Tensor) -> bool | None:
 
     What is chosen is the same either way, bit for bit.
     """
-    readable = (
-        condition.device.type == "cpu"
-        and type(condition) is Tensor
-        and not torch.compiler.is_compiling()
-        and peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
-    return bool(condition) if readable else None
+    return bool(condition) if is_readable(condition) and condition.device.type == "cpu" else None
 
 
 def beside(column: Flat, other: Flat) -> Flat:

@@ -10,6 +10,7 @@ from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
+from functional_train.values.tree._precision import wide
 from functional_train.values.types import Hyperparameter
 
 
@@ -180,7 +181,7 @@ def adaptive_grad_clip(clipping: Hyperparameter = 0.01, eps: Hyperparameter = 1e
 
 def _unit_norm(leaf: Tensor) -> Tensor:
     """Norm over all dimensions but the first, kept; of a whole vector or number."""
-    wide = leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf
-    if wide.ndim < 2:
-        return torch.linalg.vector_norm(wide, keepdim=True)
-    return torch.linalg.vector_norm(wide, dim=tuple(range(1, wide.ndim)), keepdim=True)
+    leaf = wide(leaf)
+    if leaf.ndim < 2:
+        return torch.linalg.vector_norm(leaf, keepdim=True)
+    return torch.linalg.vector_norm(leaf, dim=tuple(range(1, leaf.ndim)), keepdim=True)

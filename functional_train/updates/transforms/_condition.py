@@ -11,11 +11,11 @@ from functional_train.updates.transformation import (
     check_state,
     check_transformation,
     columnwise,
+    zero_step,
 )
 from functional_train.updates.transforms._choose import choose_update, move_where, update_where
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Tree
 
 
@@ -125,7 +125,7 @@ def conditionally_transform(tx: GradientTransformation, condition_fn: ConditionF
 
 def _init(tx: GradientTransformation) -> Any:
     def init(params: Tree) -> ConditionState:
-        return ConditionState(torch.zeros((), dtype=torch.int64, device=device_of(params)), tx.init(params))
+        return ConditionState(zero_step(params), tx.init(params))
 
     return init
 

@@ -2,15 +2,13 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from functional_train.updates.checks import check_fraction
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -60,7 +58,7 @@ def ema(decay: Hyperparameter = 0.9, debias: bool = True) -> GradientTransformat
     past = check_fraction("decay", decay, "With 1.0 the average never moves; 0.9 is usual.")
 
     def init(params: Tree) -> EmaState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         return EmaState(step, tree.zeros_like(params))
 
     def update(g: Flat, state: EmaState, p: Flat | None, **extra: Any) -> tuple[Flat, EmaState]:

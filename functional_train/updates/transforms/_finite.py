@@ -12,11 +12,11 @@ from functional_train.updates.transformation import (
     check_transformation,
     columnwise,
     stateless_columns,
+    zero_step,
 )
 from functional_train.updates.transforms._choose import move_where, update_where
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Tree
 
 
@@ -70,7 +70,7 @@ def apply_if_finite(tx: GradientTransformation, max_consecutive_errors: int | Te
     most = check_count("max_consecutive_errors", max_consecutive_errors, 0, "5 is usual.")
 
     def init(params: Tree) -> FiniteState:
-        count = torch.zeros((), dtype=torch.int64, device=device_of(params))
+        count = zero_step(params)
         return FiniteState(count, count.clone(), tx.init(params))
 
     def counted(g: Flat, state: FiniteState) -> tuple[Tensor, FiniteState]:

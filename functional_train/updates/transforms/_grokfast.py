@@ -8,8 +8,7 @@ from torch import Tensor
 
 from functional_train.updates.checks import check_count, check_fraction, check_non_negative
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
-from functional_train.updates.transforms._moments import step_zero
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.types import Hyperparameter, Tree
@@ -80,7 +79,7 @@ def grokfast_ema(alpha: Hyperparameter = 0.98, lamb: Hyperparameter = 2.0) -> Gr
     weight = check_non_negative("lamb", lamb, "2.0 is usual.")
 
     def init(params: Tree) -> GrokfastEMAState:
-        return GrokfastEMAState(step_zero(params), tree.zeros_like(params))
+        return GrokfastEMAState(zero_step_per_leaf(params), tree.zeros_like(params))
 
     def update(g: Flat, state: GrokfastEMAState, p: Flat | None, **extra: Any) -> tuple[Flat, GrokfastEMAState]:
         del p, extra
@@ -125,7 +124,7 @@ def grokfast_ma(window_size: int = 100, lamb: Hyperparameter = 5.0) -> GradientT
 
     def init(params: Tree) -> GrokfastMAState:
         window = tree.map(lambda leaf: torch.zeros_like(leaf).expand(window_size, *leaf.shape).contiguous(), params)
-        return GrokfastMAState(step_zero(params), window)
+        return GrokfastMAState(zero_step_per_leaf(params), window)
 
     def update(g: Flat, state: GrokfastMAState, p: Flat | None, **extra: Any) -> tuple[Flat, GrokfastMAState]:
         del p, extra

@@ -169,8 +169,3 @@ def diagonal(estimator: DiagonalFn, g: Flat, p: Flat | None, extra: Mapping[str,
             "each leaf that is updated."
         )
     return g.beside(estimate)[0]
-
-
-def wide(leaf: Tensor) -> Tensor:
-    """A leaf of 16 bits, in which a small divisor would be zero, in float32."""
-    return leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf

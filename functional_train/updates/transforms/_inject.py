@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.apply import move_columns
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, update_columns
+from functional_train.updates.transformation import (
+    GradientTransformation,
+    check_state,
+    columnwise,
+    update_columns,
+    zero_step,
+)
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.params import Params
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -85,7 +90,7 @@ def inject_hyperparams(
             return factory(*bound.args, **bound.kwargs)
 
         def init(params: Tree) -> InjectedState:
-            step = torch.zeros((), dtype=torch.int64, device=device_of(params))
+            step = zero_step(params)
             hyperparams = Params({name: _at(value, step) for name, value in kept.items()})
             return InjectedState(step, hyperparams, at(hyperparams).init(params))
 

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from functional_train.updates.apply import move_columns
@@ -15,10 +14,10 @@ from functional_train.updates.transformation import (
     check_transformation,
     columnwise,
     update_columns,
+    zero_step_per_leaf,
 )
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -86,7 +85,7 @@ def lookahead(
     share = check_non_negative("alpha", alpha, "0.5 is usual.")
 
     def init(params: Tree) -> LookaheadState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         return LookaheadState(step, tree.copy(params), tx.init(params))
 
     def meet(fast: Flat, state: LookaheadState, inner: Tree) -> tuple[Flat, Flat, LookaheadState]:

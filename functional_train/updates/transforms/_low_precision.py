@@ -10,14 +10,8 @@ from functional_train.updates.apply import move_columns
 from functional_train.updates.transformation import GradientTransformation
 from functional_train.values import tree
 from functional_train.values.tree import Flat
+from functional_train.values.tree._precision import is_low
 from functional_train.values.types import Tree
-
-LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
-
-
-def is_low(leaf: Tensor) -> bool:
-    """Whether a leaf has 16 bits."""
-    return leaf.dtype in LOW_PRECISION
 
 
 def has_low(column: Flat) -> bool:

@@ -12,9 +12,10 @@ from functional_train.updates.transformation import (
     columnwise,
     update_columns,
 )
-from functional_train.updates.transforms._low_precision import has_low, is_low, move_wide, stored
+from functional_train.updates.transforms._low_precision import has_low, move_wide, stored
 from functional_train.values import tree
 from functional_train.values.tree import Flat
+from functional_train.values.tree._precision import is_low, wide
 from functional_train.values.types import Tree
 
 
@@ -69,7 +70,7 @@ def master_weights(inner: GradientTransformation) -> GradientTransformation:
 
     def init(params: Tree) -> MasterWeightsState:
         master = tree.map(lambda p: p.float() if is_low(p) else p.new_zeros(0), params)
-        return MasterWeightsState(master, inner.init(tree.map(_wide, params)))
+        return MasterWeightsState(master, inner.init(tree.map(wide, params)))
 
     def update(g: Flat, state: MasterWeightsState, p: Flat | None, **extra: Any) -> tuple[Flat, MasterWeightsState]:
         check_state(state, MasterWeightsState)
@@ -82,7 +83,7 @@ def master_weights(inner: GradientTransformation) -> GradientTransformation:
         (w,) = p.beside(tree.map(lambda leaf, copy: copy if is_low(leaf) else leaf, p.tree(), state.master))
         if "grad_and_value_fn" in extra:
             extra["grad_and_value_fn"] = _in_float32(extra["grad_and_value_fn"], p.tree())
-        u, own, _ = update_columns(inner, g.map(_wide), state.inner, w, extra)
+        u, own, _ = update_columns(inner, g.map(wide), state.inner, w, extra)
         # A transformation over trees lays its updates down anew.
         p, master = (p, master) if u.frame is p.frame else u.beside(p.tree(), state.master)
         d, master = u.map(_followed, p, master, outputs=2)
@@ -96,16 +97,12 @@ def master_weights(inner: GradientTransformation) -> GradientTransformation:
     return GradientTransformation(init, columnwise(update, move))
 
 
-def _wide(leaf: Tensor) -> Tensor:
-    return leaf.float() if is_low(leaf) else leaf
-
-
 def _in_float32(grad_and_value_fn: Any, params: Tree) -> Any:
     """The function of the parameters as a function of their copies."""
 
     def wide_fn(copies: Tree) -> tuple[Tree, Tensor]:
         grads, value = grad_and_value_fn(tree.cast(copies, params))
-        return tree.map(_wide, grads), value
+        return tree.map(wide, grads), value
 
     return wide_fn
 

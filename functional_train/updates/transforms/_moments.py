@@ -2,11 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from functional_train.updates.transformation import zero_step_per_leaf
 from functional_train.values import tree
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Tree
 
 
@@ -31,9 +30,4 @@ class MomentsState(NamedTuple):
 
 def init_moments(params: Tree) -> MomentsState:
     """Moments of zero."""
-    return MomentsState(step_zero(params), tree.zeros_like(params), tree.zeros_like(params))
-
-
-def step_zero(params: Tree) -> Tensor:
-    """A count of zero for each leaf."""
-    return torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+    return MomentsState(zero_step_per_leaf(params), tree.zeros_like(params), tree.zeros_like(params))

@@ -2,16 +2,14 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from functional_train.updates.checks import check_non_negative, is_zero
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -73,7 +71,7 @@ def add_momentum(
         )
 
     def init(params: Tree) -> MomentumState:
-        step = torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params))
+        step = zero_step_per_leaf(params)
         return MomentumState(step, tree.zeros_like(params))
 
     def update(g: Flat, state: MomentumState, p: Flat | None, **extra: Any) -> tuple[Flat, MomentumState]:

@@ -2,17 +2,15 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from functional_train.updates.checks import check_non_negative
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
 from functional_train.values import random, tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.tree._structure import device_of
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -63,7 +61,7 @@ def add_noise(eta: Hyperparameter = 0.01, gamma: Hyperparameter = 0.55) -> Gradi
     fading = check_non_negative("gamma", gamma, "0.55 is usual.")
 
     def init(params: Tree) -> NoiseState:
-        return NoiseState(torch.zeros(len(tree.leaves(params)), dtype=torch.int64, device=device_of(params)))
+        return NoiseState(zero_step_per_leaf(params))
 
     def update(g: Flat, state: NoiseState, p: Flat | None, **extra: Any) -> tuple[Flat, NoiseState]:
         del p

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from functional_train.updates.checks import check_choice, check_fraction, check_non_negative, check_whole
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
+from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
@@ -107,7 +107,7 @@ def reduce_on_plateau(
         scale, best, total = [
             torch.full((), number, dtype=torch.float64, device=device) for number in (1.0, sign * float("inf"), 0.0)
         ]
-        num_bad, num_cooldown, num_values = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(3)]
+        num_bad, num_cooldown, num_values = (zero_step(params) for _ in range(3))
         return PlateauState(scale, best, num_bad, num_cooldown, num_values, total)
 
     def decided(state: PlateauState, value: Tensor) -> PlateauState:

@@ -5,20 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
 
 from functional_train.values import tree
+from functional_train.values._watching import is_readable
 from functional_train.values.tree import Flat
-
-
-def is_readable(tensor: Tensor) -> bool:
-    """Whether the host may look at a value: nothing batches it, and nothing traces or watches what is computed."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) is Tensor
-        and peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
 
 
 def flags(g: Flat, due: Tensor) -> list[bool] | list[Tensor]:

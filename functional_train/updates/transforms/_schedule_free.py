@@ -14,11 +14,12 @@ from functional_train.updates.transformation import (
     check_transformation,
     columnwise,
     update_columns,
+    zero_step_per_leaf,
 )
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import children, device_of, is_floating
+from functional_train.values.tree._structure import children, is_floating
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -100,8 +101,7 @@ def schedule_free(
     growth = check_non_negative("r", r, "0.0 is usual.")
 
     def init(params: Tree) -> ScheduleFreeState:
-        device, size = device_of(params), len(tree.leaves(params))
-        step = torch.zeros(size, dtype=torch.int64, device=device)
+        step = zero_step_per_leaf(params)
         sums = step.double()
         return ScheduleFreeState(step, sums, sums.clone(), sums + beta, tree.copy(params), base.init(params))
 

@@ -12,10 +12,11 @@ from functional_train.updates.transformation import (
     columnwise,
     update_columns,
 )
-from functional_train.updates.transforms._low_precision import has_low, is_low, move_wide, stored
+from functional_train.updates.transforms._low_precision import has_low, move_wide, stored
 from functional_train.values import random
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
+from functional_train.values.tree._precision import is_low
 from functional_train.values.types import Tree
 
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from functional_train.values.tree._flat import Flat
+from functional_train.values.tree._precision import is_low, wide_dtype
 from functional_train.values.tree._structure import map
-
-_LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
 
 def over_reals(fn: Callable[..., tuple[Flat, ...]], *columns: Flat) -> tuple[Flat, ...]:
@@ -34,15 +33,11 @@ def over_wide_reals(fn: Callable[..., tuple[Flat, ...]], *columns: Flat) -> tupl
 
     The columns that `fn` returns take the dtypes of those that it was given, in their order.
     """
-    if not any(leaf.dtype in _LOW_PRECISION for column in columns for leaf in column.leaves):
+    if not any(is_low(leaf) for column in columns for leaf in column.leaves):
         return over_reals(fn, *columns)
-    wide = [_cast(column, [_widened(leaf.dtype) for leaf in column.leaves]) for column in columns]
+    wide = [_cast(column, [wide_dtype(leaf.dtype) for leaf in column.leaves]) for column in columns]
     made = over_reals(fn, *wide)
     return tuple([_cast(new, [leaf.dtype for leaf in old.leaves]) for new, old in zip(made, columns, strict=False)])
-
-
-def _widened(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in _LOW_PRECISION else dtype
 
 
 def _cast(column: Flat, dtypes: list[torch.dtype]) -> Flat:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from functional_train.values.errors import StructureError
 from functional_train.values.tree._flat import Flat, flat
+from functional_train.values.tree._precision import LOW_PRECISION, wide
 
 Scalar = float | int | complex | Tensor | Flat
 """A number, a 0-d tensor, or a column of 0-d tensors: one number a leaf."""
 
-_LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
 _WIDE = frozenset({torch.float32, torch.float64})
 
 
@@ -60,7 +60,7 @@ def elementwise(
             numbers.append(scalar)
     if has_tensor or wide:
         dtypes = {leaf.dtype for leaf in first.leaves}
-        if (has_tensor and (not plain or len(dtypes) > 1)) or dtypes & _LOW_PRECISION:
+        if (has_tensor and (not plain or len(dtypes) > 1)) or dtypes & LOW_PRECISION:
             per_leaf = zip(*[n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers], strict=True)
             rows = zip(zip(*columns, strict=True), per_leaf, strict=True)
             return Flat(
@@ -98,9 +98,8 @@ def _as_dtype(number: Any, dtype: torch.dtype) -> Any:
 
 def _one_leaf(one: Callable[..., Any], row: Sequence[Any], numbers: Sequence[Any]) -> Any:
     dtype = row[0].dtype
-    if dtype in _LOW_PRECISION:
-        wide = [leaf.float() if leaf.dtype in _LOW_PRECISION else leaf for leaf in row]
-        return one(*wide, *(_as_dtype(number, torch.float32) for number in numbers)).to(dtype)
+    if dtype in LOW_PRECISION:
+        return one(*[wide(leaf) for leaf in row], *(_as_dtype(number, torch.float32) for number in numbers)).to(dtype)
     out = one(*row, *(_as_dtype(number, dtype) for number in numbers))
     return out if out.dtype == dtype else out.to(dtype)
 

@@ -9,6 +9,7 @@ from optree import PyTreeSpec
 from torch import Tensor
 
 from functional_train.values.errors import StructureError
+from functional_train.values.tree._precision import wide_dtype
 from functional_train.values.tree._structure import check_prefix, difference, flatten, paths, unflatten
 
 _REQUIRES_GRAD = attrgetter("requires_grad")
@@ -188,7 +189,7 @@ class Flat:
         return self._numbers(values, None)
 
     def _numbers(self, values: Tensor, places: list[int] | None) -> "Flat":
-        dtypes = {torch.bool if values.dtype is torch.bool else _wide(leaf.dtype) for leaf in self.leaves}
+        dtypes = {torch.bool if values.dtype is torch.bool else _number_dtype(leaf.dtype) for leaf in self.leaves}
         if len(dtypes) == 1:
             (dtype,) = dtypes
             values = values.to(dtype)
@@ -196,7 +197,7 @@ class Flat:
         if places is not None:
             numbers = [numbers[place] for place in places]
         if len(dtypes) > 1:
-            numbers = [number.to(_wide(leaf.dtype)) for number, leaf in zip(numbers, self.leaves, strict=True)]
+            numbers = [number.to(_number_dtype(leaf.dtype)) for number, leaf in zip(numbers, self.leaves, strict=True)]
         return Flat(numbers, self.frame, self.plain and not values.requires_grad)
 
     def only(self, chosen: Sequence[bool]) -> "Flat":
@@ -232,10 +233,8 @@ class Flat:
         return counts + torch.tensor([rank in here for rank in range(self.frame.num_leaves)], device=counts.device)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    if dtype.is_complex:
-        return dtype.to_real()
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+def _number_dtype(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real() if dtype.is_complex else wide_dtype(dtype)
 
 
 def flat(*trees: Any) -> tuple[Flat, ...]:

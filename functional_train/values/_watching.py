@@ -1,0 +1,20 @@
+"""Whether the host may act on what it sees: nothing batches, traces or watches what is computed."""
+
+import torch
+from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+
+
+def is_unwatched() -> bool:
+    """Whether no transform of torch.func, no trace and no dispatch mode is active."""
+    # The compiler folds its own question first, and so never meets the private ones.
+    return (
+        not torch.compiler.is_compiling()
+        and peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether the host may look at a tensor's values, which may make it wait for the tensor's device."""
+    return is_unwatched() and type(tensor) is Tensor
