@@ -109,7 +109,8 @@ def _zero_factors(leaf: Tensor) -> Factors:
     if leaf.ndim < 2 or leaf.numel() == 0:
         return (zeros,)
     # Laid out as the means that will take their place; two of each, since a leaf of a state has memory of its own.
-    return zeros.mean(-1), zeros.mean(-2), zeros.mean(-1), zeros.mean(-2)
+    rows, columns = (zeros.sum(dim, dtype=zeros.dtype) for dim in (-1, -2))
+    return rows, columns, rows.clone(), columns.clone()
 
 
 def _squares(leaf: Tensor) -> Tensor:
