@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import functional_train as ft
 from tests.oracles.load import Problem
 from tests.profiles import examples
 from tests.trees import assert_bitwise, assert_close, like, nestings, normal, seeds, tensors, without
 from tests.updates.oracle_runs import distance
+from tests.updates.watching import Watching
 
 Tree = Any
 CLIPPED = ft.chain(ft.clip_by_global_norm(0.3), ft.adamw(ft.schedules.warmup_cosine(0.1, 2, 20), weight_decay=0.1))
@@ -68,16 +68,9 @@ def test_a_watched_run_has_the_same_bits(params: Tree, seed: int, every: int) ->
     for wrap in (ft.accumulate_updates, ft.apply_if_finite):
         tx = wrap(OPTIMIZERS["scaled sum"], every)
         made = runs(tx, params, grads)
-        with Passing():
+        with Watching():
             watched = runs(tx, params, grads)
         assert_bitwise(watched, made)
-
-
-class Passing(TorchDispatchMode):
-    """Something that watches each operation, as a tracer does."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
 
 
 @given(params=nestings(tensors()), seed=seeds(), every=st.integers(2, 4), lost=st.integers(0, 3))

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import functional_train as ft
-from tests.oracles import load, problem
+from tests.oracles import load
 from tests.trees import assert_bitwise, assert_close, like, normal
+from tests.updates.oracle_runs import run_on
 
 FACTORIES = {"Prodigy": ft.prodigy, "DAdaptSGD": ft.dadapt_sgd, "DAdaptAdam": ft.dadapt_adam}
 NAMES = {"weight_decouple": "decouple", "bias_correction": "use_bias_correction"}
@@ -30,12 +31,8 @@ def test_figures_of_pytorch_optimizer(name: str, kind: load.Problem) -> None:
     options = DEFAULTS.get(case.function, {}) | {NAMES.get(key, key): value for key, value in case.kwargs.items()}
     optimizer = FACTORIES[case.function](**options)
     expected = load.figures("pytorch_optimizer", name, kind)
-    current = problem.start(case.leaves)
-    state = optimizer.init(current)
-    for step in range(1, problem.NUM_STEPS + 1):
-        current, state = ft.make_update(optimizer)(problem.GRADIENTS[kind](step, current), state, current)
-        if step in problem.STEPS:
-            assert_close(current, expected[step], 1e-10)
+    for step, reached in run_on(optimizer, kind, case.leaves).items():
+        assert_close(reached, expected[step], 1e-10)
 
 
 # Optax corrects always.
@@ -54,12 +51,9 @@ OPTAX = {
 @pytest.mark.parametrize("kind", ["given", "quadratic"])
 @pytest.mark.parametrize("name", OPTAX)
 def test_figures_of_optax(name: str, kind: load.Problem) -> None:
-    expected, optimizer, current = load.figures("optax", name, kind), OPTAX[name], problem.start()
-    state = optimizer.init(current)
-    for step in range(1, problem.NUM_STEPS + 1):
-        current, state = ft.make_update(optimizer)(problem.GRADIENTS[kind](step, current), state, current)
-        if step in problem.STEPS:
-            assert_close(current, expected[step], 1e-10)
+    expected = load.figures("optax", name, kind)
+    for step, reached in run_on(OPTAX[name], kind).items():
+        assert_close(reached, expected[step], 1e-10)
 
 
 def test_there_are_figures_of_every_class() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 import functional_train as ft
 from tests.oracles import load, problem
 from tests.trees import assert_bitwise, assert_close, like, normal
-from tests.updates.stepping import Watching, trained
+from tests.updates.oracle_runs import run_on
+from tests.updates.watching import Watching
 
 
 def adam_of_the_library(betas: tuple[float, float], eps: float) -> ft.GradientTransformation:
@@ -51,7 +52,7 @@ def test_equals_the_figures(library: str, case: str, name: load.Problem) -> None
     before = [ft.add_decayed_weights(decay)] if library == "optax" else []
     optimizer = ft.chain(ft.galore(inner, rank, gap, scale, kind), *before, ft.scale_by_lr(0.05))
     after = None if library == "optax" else lambda step, params: ft.tree.scale(1 - 0.05 * decay, params)
-    reached = trained(optimizer, name, after=after)
+    reached = run_on(optimizer, name, after=after)
     together = gap if library == "optax" else gap - 1
     for step, expected in load.figures(library, case, name).items():
         for leaf in problem.LEAVES:

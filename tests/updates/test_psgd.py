@@ -11,7 +11,7 @@ from torch import Tensor
 
 import functional_train as ft
 from tests.trees import assert_bitwise, assert_close, normal
-from tests.updates.stepping import Watching
+from tests.updates.watching import Watching
 
 
 def fitted(tx: ft.GradientTransformation, grads: list[Tensor]) -> tuple[Tensor, Any]:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import functional_train as ft
-from tests.oracles import load, problem
+from tests.oracles import load
 from tests.profiles import examples
 from tests.trees import assert_bitwise, assert_close, like, normal, seeds
+from tests.updates.oracle_runs import run_on
 
 FACTORIES = {
     "SGDScheduleFree": ft.schedule_free_sgd,
@@ -41,14 +42,13 @@ def test_both_points_are_those_of_schedulefree(name: str, kind: load.Problem) ->
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in case.kwargs.items()}
     optimizer = FACTORIES[case.function](**options)
     expected = [load.figures("schedulefree", name, kind, point) for point in ("params", "eval_params")]
-    current = problem.start(case.leaves)
-    state = optimizer.init(current)
-    for step in range(1, problem.NUM_STEPS + 1):
-        current, state = ft.make_update(optimizer)(problem.GRADIENTS[kind](step, current), state, current)
-        if step in problem.STEPS:
-            evaluated = ft.schedule_free_eval_params(state, current)
-            assert_close(current, expected[0][step], 1e-10)
-            assert_close(evaluated, expected[1][step], 1e-10)
+
+    def both(params: Any, state: Any) -> tuple[Any, Any]:
+        return params, ft.schedule_free_eval_params(state, params)
+
+    for step, reached in run_on(optimizer, kind, case.leaves, read=both).items():
+        for point, figures in zip(reached, expected, strict=True):
+            assert_close(point, figures[step], 1e-10)
 
 
 # Not Optax's `_options`: its warm-up gives the base the rate of the step before, so that the first is 0, where
@@ -65,12 +65,8 @@ OTHERS = {
 @pytest.mark.parametrize(("library", "name"), OTHERS)
 def test_figures_of_other_libraries(library: str, name: str, kind: load.Problem) -> None:
     expected = load.figures(library, name, kind)
-    optimizer, current = OTHERS[library, name], problem.start()
-    state = optimizer.init(current)
-    for step in range(1, problem.NUM_STEPS + 1):
-        current, state = ft.make_update(optimizer)(problem.GRADIENTS[kind](step, current), state, current)
-        if step in problem.STEPS:
-            assert_close(current, expected[step], 1e-10)
+    for step, reached in run_on(OTHERS[library, name], kind).items():
+        assert_close(reached, expected[step], 1e-10)
 
 
 def test_there_are_figures_of_every_class() -> None:

@@ -12,7 +12,8 @@ from functional_train import testing
 from functional_train.updates.transforms._eigen import symmetric_power
 from tests.oracles import load, problem
 from tests.trees import assert_bitwise, assert_close, like, normal
-from tests.updates.stepping import Watching, trained
+from tests.updates.oracle_runs import run_on
+from tests.updates.watching import Watching
 
 LEAVES = [leaf for leaf in problem.LEAVES if leaf != "scalar"]  # which the library leaves to SGD; a vector of one here
 
@@ -24,7 +25,7 @@ def test_equals_the_figures(name: load.Problem) -> None:
     Its options have no row here: its roots are zero until update `preconditioning_compute_steps`, where Algorithm 2
     always has one; and its momentum mixes gradients with preconditioned ones of the update before.
     """
-    reached = trained(ft.shampoo(0.05), name)
+    reached = run_on(ft.shampoo(0.05), name)
     for step, expected in load.figures("pytorch_optimizer", "shampoo", name).items():
         for leaf in LEAVES:
             torch.testing.assert_close(reached[step][leaf], expected[leaf], rtol=0, atol=1e-10)

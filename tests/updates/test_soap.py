@@ -9,7 +9,8 @@ from torch import Tensor
 import functional_train as ft
 from tests.oracles import load, problem
 from tests.trees import assert_bitwise, assert_close, like, normal
-from tests.updates.stepping import Between, Watching, trained
+from tests.updates.oracle_runs import Between, run_on
+from tests.updates.watching import Watching
 
 
 def decayed_after(weight_decay: float) -> Between:
@@ -58,7 +59,7 @@ def test_equals_the_figures(case: str, name: load.Problem) -> None:
     """Fifty updates lead where pytorch_optimizer's SOAP leads."""
     optimizer, after = CASES[case]
     leaves = [leaf for leaf in problem.LEAVES if (case, leaf) not in LEFT_OPEN]
-    reached = trained(optimizer, name, leaves, after=after)
+    reached = run_on(optimizer, name, leaves, after=after)
     for step, expected in load.figures("pytorch_optimizer", case, name).items():
         for leaf in leaves:
             allowed = WITH_NOISE.get((case, name, leaf), 1e-10)

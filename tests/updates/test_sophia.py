@@ -12,7 +12,8 @@ import functional_train as ft
 from tests.oracles import load, problem
 from tests.profiles import examples
 from tests.trees import assert_bitwise, assert_close, like, normal, seeds
-from tests.updates.stepping import Watching, trained
+from tests.updates.oracle_runs import run_on
+from tests.updates.watching import Watching
 
 
 def given_diagonal(params: Any, /, *, diagonal: Any, **extra: Any) -> Any:
@@ -50,7 +51,7 @@ def test_equals_the_figures(case: str, name: load.Problem) -> None:
         optimizer = ft.sophia(**SOPHIAS[case], gamma=1.0, update_interval=1, estimator=given_diagonal)
     else:
         optimizer = ft.adahessian(**ADAHESSIANS[case], spatial_average=False, estimator=given_diagonal)
-    reached = trained(optimizer, name, extras=of_problem(name))
+    reached = run_on(optimizer, name, extras=of_problem(name))
     for step, expected in load.figures("pytorch_optimizer", case, name).items():
         for leaf in problem.LEAVES:
             torch.testing.assert_close(reached[step][leaf], expected[leaf], rtol=0, atol=1e-10)

@@ -4,11 +4,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import Number, check_non_negative, check_share, is_zero
+from functional_train.updates.checks import Number, check_non_negative, check_share
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
-from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_wide_reals
@@ -110,6 +110,6 @@ def adadelta(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.0032])}
     """
-    climb = [negate()] if maximize else []
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    climb = climbing(maximize)
+    decay = decaying(weight_decay)
     return chain(*climb, *decay, scale_by_adadelta(rho, eps), scale_by_lr(lr))

@@ -8,6 +8,7 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import check_non_negative, is_zero
 from functional_train.updates.hyperparameters import schedulable, scheduled
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import (
     EmptyState,
     GradientTransformation,
@@ -16,8 +17,7 @@ from functional_train.updates.transformation import (
     with_move,
     zero_step_per_leaf,
 )
-from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import filled_like, over_wide_reals
@@ -134,8 +134,8 @@ def adagrad(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.1000])}
     """
-    climb = [negate()] if maximize else []
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    climb = climbing(maximize)
+    decay = decaying(weight_decay)
     parts = chain(*climb, *decay, scale_by_adagrad(initial_accumulator_value, eps, lr_decay), scale_by_lr(lr))
     place = len(climb) + len(decay)
     kinds = [EmptyState] * place + [AdagradState]

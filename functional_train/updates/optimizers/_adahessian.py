@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import Number, check_betas, check_non_negative, check_positive, is_zero
+from functional_train.updates.checks import Number, check_betas, check_non_negative, check_positive
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._hutchinson import DiagonalFn, diagonal, hutchinson
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
@@ -179,6 +179,6 @@ def adahessian(
         >>> step(state, None)[0].params < 1e-4
         tensor(True)
     """
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    decay = decaying(weight_decay)
     direction = scale_by_adahessian(betas, eps, hessian_power, spatial_average, estimator=estimator)
-    return chain(*([negate()] if maximize else []), direction, *decay, scale_by_lr(lr))
+    return chain(*climbing(maximize), direction, *decay, scale_by_lr(lr))

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import Number, check_betas, check_non_negative, is_zero
+from functional_train.updates.checks import Number, check_betas, check_non_negative
 from functional_train.updates.hyperparameters import schedulable, scheduled
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import (
     EmptyState,
     GradientTransformation,
@@ -16,8 +17,7 @@ from functional_train.updates.transformation import (
     with_move,
     zero_step_per_leaf,
 )
-from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
@@ -170,9 +170,9 @@ def adam(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.1000])}
     """
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    decay = decaying(weight_decay)
     before, after = ([], decay) if decoupled_weight_decay else (decay, [])
-    climb = [negate()] if maximize else []
+    climb = climbing(maximize)
     parts = chain(*climb, *before, scale_by_adam(betas, eps, amsgrad), *after, scale_by_lr(lr))
     place = len(climb) + len(before)
     kinds = [EmptyState] * place + [AdamState] + [EmptyState] * len(after)

@@ -8,6 +8,7 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_non_negative, check_three_betas, is_zero
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing
 from functional_train.updates.transformation import (
     GradientTransformation,
     check_state,
@@ -15,7 +16,7 @@ from functional_train.updates.transformation import (
     stateless_columns,
     zero_step_per_leaf,
 )
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
@@ -154,6 +155,6 @@ def adan(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.1000])}
     """
-    climb = [negate()] if maximize else []
+    climb = climbing(maximize)
     last = scale_by_lr(lr) if is_zero(weight_decay) else _proximal_step(lr, weight_decay)
     return chain(*climb, scale_by_adan(betas, eps), last)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import check_non_negative, is_zero
+from functional_train.updates.checks import check_non_negative
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import (
     GradientTransformation,
     check_params,
@@ -15,8 +16,6 @@ from functional_train.updates.transformation import (
     columnwise,
     zero_step_per_leaf,
 )
-from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._scale import negate
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
@@ -143,6 +142,6 @@ def asgd(
         >>> ft.tree.get(opt_state, "ax")
         {'w': tensor([0.9000])}
     """
-    climb = [negate()] if maximize else []
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    climb = climbing(maximize)
+    decay = decaying(weight_decay)
     return chain(*climb, *decay, scale_by_asgd(lr, lambd, alpha, t0))

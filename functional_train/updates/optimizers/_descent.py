@@ -26,8 +26,8 @@ def descent(
     A chain of `negate` (to climb), the direction, `add_decayed_weights` (with decay) and `scale_by_lr`. Straight to new
     parameters it takes one pass less over memory than those do one after another.
     """
-    before = (*([negate()] if maximize else []), direction)
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    before = (*climbing(maximize), direction)
+    decay = decaying(weight_decay)
     parts = (*before, *decay, scale_by_lr(lr))
 
     def move(g: Flat, states: Tree, p: Flat, **extra: Any) -> tuple[Flat, Tree] | None:
@@ -46,3 +46,13 @@ def descent(
         return added(at, tree.scale(-rate, u.spend()), keep), (*made, rate_state)
 
     return with_move(chain(*parts), move)
+
+
+def climbing(maximize: bool) -> list[GradientTransformation]:
+    """What an optimizer begins with: `negate` when it climbs, else nothing."""
+    return [negate()] if maximize else []
+
+
+def decaying(weight_decay: Hyperparameter) -> list[GradientTransformation]:
+    """Weight decay as a part of an optimizer: `add_decayed_weights`, or nothing when it is the number zero."""
+    return [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]

@@ -1,11 +1,9 @@
 """LAMB."""
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import is_zero
 from functional_train.updates.optimizers._adam import scale_by_adam
-from functional_train.updates.optimizers._descent import descent
+from functional_train.updates.optimizers._descent import decaying, descent
 from functional_train.updates.transformation import GradientTransformation
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._trust_ratio import scale_by_trust_ratio
 from functional_train.values.types import Hyperparameter
 
@@ -47,5 +45,5 @@ def lamb(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.3000])}
     """
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    decay = decaying(weight_decay)
     return descent(chain(scale_by_adam(betas, eps), *decay, scale_by_trust_ratio()), lr, maximize=maximize)

@@ -3,9 +3,10 @@
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import check_non_negative, is_zero
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing
 from functional_train.updates.transformation import GradientTransformation, stateless_columns
 from functional_train.updates.transforms._momentum import add_momentum
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.updates.transforms._trust_ratio import trust_ratio
 from functional_train.values import tree
 from functional_train.values.tree import Flat
@@ -76,6 +77,6 @@ def lars(
         >>> optimizer.update({"w": torch.full((1,), 7.0)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.3000])}
     """
-    climb = [negate()] if maximize else []
+    climb = climbing(maximize)
     memory = [] if is_zero(momentum) else [add_momentum(momentum, dampening, nesterov)]
     return chain(*climb, _scale_layers(trust_coefficient, weight_decay, eps), scale_by_lr(lr), *memory)

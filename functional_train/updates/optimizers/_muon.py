@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import check_finite, check_non_negative, check_whole, is_zero
+from functional_train.updates.checks import check_finite, check_non_negative, check_whole
 from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.optimizers._adam import adamw
+from functional_train.updates.optimizers._descent import decaying
 from functional_train.updates.optimizers._newton_schulz import NewtonSchulz, as_matrix, orthogonalized
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError, StructureError
@@ -214,7 +214,7 @@ def muon(
         tensor([-0.0003, -0.0003])
     """
     direction = scale_by_muon(momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, ns_dtype=ns_dtype)
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    decay = decaying(weight_decay)
     of_others = adamw(lr if adam_lr is None else adam_lr, adam_betas, adam_eps, adam_weight_decay)
     return _split(chain(direction, *decay, scale_by_lr(lr)), of_others, matrices)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import Number, check_betas, check_non_negative, is_zero
+from functional_train.updates.checks import Number, check_betas, check_non_negative
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
-from functional_train.updates.transforms._decay import add_decayed_weights
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_wide_reals
@@ -146,7 +146,7 @@ def nadam(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.1056])}
     """
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    decay = decaying(weight_decay)
     before, after = ([], decay) if decoupled_weight_decay else (decay, [])
-    climb = [negate()] if maximize else []
+    climb = climbing(maximize)
     return chain(*climb, *before, scale_by_nadam(betas, eps, momentum_decay), *after, scale_by_lr(lr))

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import check_fraction, check_non_negative, check_pair, is_zero
+from functional_train.updates.checks import check_fraction, check_non_negative, check_pair
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.optimizers._descent import descent
+from functional_train.updates.optimizers._descent import decaying, descent
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._momentum import add_momentum
 from functional_train.values import tree
 from functional_train.values.tree import Flat
@@ -120,5 +119,5 @@ def novograd(
         {'w': tensor([-0.0600, -0.0800])}
     """
     beta1, beta2 = check_pair(betas)
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    decay = decaying(weight_decay)
     return descent(chain(scale_by_layer_norm(beta2, eps), *decay, add_momentum(beta1)), lr, maximize=maximize)

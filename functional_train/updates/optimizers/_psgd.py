@@ -9,8 +9,8 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_count, check_fraction, check_positive, is_zero
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._dimensions import (
     Matrices,
     along_dims,
@@ -22,7 +22,7 @@ from functional_train.updates.transforms._dimensions import (
 )
 from functional_train.updates.transforms._momentum import add_momentum
 from functional_train.updates.transforms._refresh import renewed
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.types import Hyperparameter, Tree
@@ -207,9 +207,9 @@ def psgd(
         check_fraction("momentum", momentum, "0.9 is usual.")
     direction = scale_by_psgd(precond_lr, precond_init_scale, precondition_frequency, max_precond_dim, merge_dims)
     return chain(
-        *([negate()] if maximize else []),
+        *climbing(maximize),
         *([] if is_zero(momentum) else [add_momentum(momentum, momentum)]),
         direction,
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
+        *decaying(weight_decay),
         scale_by_lr(lr),
     )

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_non_negative, check_share, is_zero
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._momentum import add_momentum
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
@@ -131,7 +131,7 @@ def rmsprop(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-1.0000])}
     """
-    climb = [negate()] if maximize else []
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
+    climb = climbing(maximize)
+    decay = decaying(weight_decay)
     velocity = [] if is_zero(momentum) else [add_momentum(momentum)]
     return chain(*climb, *decay, scale_by_rmsprop(alpha, eps, centered), *velocity, scale_by_lr(lr))

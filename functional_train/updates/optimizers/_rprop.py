@@ -9,8 +9,8 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_above, check_fraction, check_non_negative
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
-from functional_train.updates.transforms._scale import negate
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.tree import Flat
@@ -155,5 +155,5 @@ def rprop(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.1000])}
     """
-    climb = [negate()] if maximize else []
+    climb = climbing(maximize)
     return chain(*climb, scale_by_rprop(lr, etas, step_sizes))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import Number, check_betas, check_non_negative, is_zero
+from functional_train.updates.checks import Number, check_betas, check_non_negative
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.updates.transforms._schedule_free import schedule_free
 from functional_train.values import tree
@@ -73,7 +73,7 @@ def schedule_free_sgd(
         {'w': tensor([-0.5000])}
     """
     rate = _warmed_up(lr, warmup_steps)
-    base = chain(*_decay(weight_decay), scale_by_lr(rate))
+    base = chain(*decaying(weight_decay), scale_by_lr(rate))
     return schedule_free(base, rate, momentum, weight_lr_power=weight_lr_power, r=r)
 
 
@@ -117,7 +117,7 @@ def schedule_free_adamw(
     """
     momentum, beta2 = check_betas(betas)
     rate = _warmed_up(lr, warmup_steps)
-    base = chain(_scale_by_second_moment(beta2, eps), *_decay(weight_decay), scale_by_lr(rate))
+    base = chain(_scale_by_second_moment(beta2, eps), *decaying(weight_decay), scale_by_lr(rate))
     return schedule_free(base, rate, momentum, weight_lr_power=weight_lr_power, r=r)
 
 
@@ -171,7 +171,7 @@ def schedule_free_radam(
         known, factor = _rectification(step + 1, beta2)
         return highest * torch.where(known, factor, 0.0 if silent_sgd_phase else 1.0)
 
-    base = chain(_scale_by_second_moment(beta2, eps, rectified=True), *_decay(weight_decay), scale_by_lr(rate))
+    base = chain(_scale_by_second_moment(beta2, eps, rectified=True), *decaying(weight_decay), scale_by_lr(rate))
     return schedule_free(base, rate, momentum, weight_lr_power=weight_lr_power, r=r)
 
 
@@ -184,10 +184,6 @@ def _rectification(step: Tensor, beta2: Number) -> tuple[Tensor, Tensor]:
     # Where it is not, any numbers above 4 keep the root and its slope finite.
     length, limit = torch.where(known, length, 5.0), torch.where(known, limit, 6.0)
     return known, ((length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)) ** 0.5
-
-
-def _decay(weight_decay: Hyperparameter) -> list[GradientTransformation]:
-    return [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
 
 
 def _warmed_up(lr: Hyperparameter, warmup_steps: int) -> Hyperparameter:

@@ -5,10 +5,10 @@ from typing import Any
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import is_zero
 from functional_train.updates.hyperparameters import scheduled
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import EmptyState, GradientTransformation, with_move
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._momentum import MomentumState, add_momentum
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values.tree import Flat
 from functional_train.values.tree._fused import SGDNumbers, fused_sgd
 from functional_train.values.types import Hyperparameter, Tree
@@ -48,7 +48,7 @@ def sgd(
         >>> optimizer.update({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([-0.1000])}
     """
-    before = ([negate()] if maximize else []) + ([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)])
+    before = climbing(maximize) + decaying(weight_decay)
     velocity = [add_momentum(momentum, dampening, nesterov)] if nesterov or not is_zero(momentum) else []
     parts = chain(*before, *velocity, scale_by_lr(lr))
     if not is_zero(dampening):

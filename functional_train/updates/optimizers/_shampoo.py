@@ -9,8 +9,8 @@ from torch import Tensor
 from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_count, check_positive, is_zero
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._dimensions import (
     Matrices,
     along_dims,
@@ -25,7 +25,7 @@ from functional_train.updates.transforms._eigen import symmetric_power
 from functional_train.updates.transforms._graft import graft
 from functional_train.updates.transforms._momentum import add_momentum
 from functional_train.updates.transforms._refresh import renewed
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.types import Hyperparameter, Tree
@@ -194,8 +194,8 @@ def shampoo(
     """
     direction = scale_by_shampoo(matrix_eps, precondition_frequency, max_precond_dim, merge_dims)
     return chain(
-        *([negate()] if maximize else []),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
+        *climbing(maximize),
+        *decaying(weight_decay),
         direction if grafting is None else graft(grafting, direction),
         *([] if is_zero(momentum) else [add_momentum(momentum)]),
         scale_by_lr(lr),

@@ -13,11 +13,10 @@ from functional_train.updates.checks import (
     check_count,
     check_fraction,
     check_non_negative,
-    is_zero,
 )
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._dimensions import (
     Matrices,
     along_dims,
@@ -29,7 +28,7 @@ from functional_train.updates.transforms._dimensions import (
 )
 from functional_train.updates.transforms._eigen import eigenbasis, power_basis
 from functional_train.updates.transforms._refresh import renewed
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.types import Hyperparameter, Tree
@@ -262,5 +261,5 @@ def soap(
     direction = scale_by_soap(
         betas, eps, shampoo_beta, precondition_frequency, max_precond_dim, merge_dims, precondition_1d, correct_bias
     )
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
-    return chain(*([negate()] if maximize else []), direction, *decay, scale_by_lr(lr))
+    decay = decaying(weight_decay)
+    return chain(*climbing(maximize), direction, *decay, scale_by_lr(lr))

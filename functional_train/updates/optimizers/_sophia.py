@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from functional_train.updates.chain import chain
-from functional_train.updates.checks import check_betas, check_count, check_non_negative, check_positive, is_zero
+from functional_train.updates.checks import check_betas, check_count, check_non_negative, check_positive
 from functional_train.updates.hyperparameters import schedulable
+from functional_train.updates.optimizers._descent import climbing, decaying
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise, zero_step_per_leaf
-from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._hutchinson import DiagonalFn, diagonal, hutchinson
 from functional_train.updates.transforms._refresh import flags
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
@@ -176,8 +176,8 @@ def sophia(
     direction = scale_by_sophia(
         betas, eps, gamma, clip_threshold, update_interval, estimator=_turned(estimator) if maximize else estimator
     )
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]
-    return chain(*([negate()] if maximize else []), direction, *decay, scale_by_lr(lr))
+    decay = decaying(weight_decay)
+    return chain(*climbing(maximize), direction, *decay, scale_by_lr(lr))
 
 
 def _turned(estimator: DiagonalFn) -> DiagonalFn:

@@ -9,6 +9,7 @@ from functional_train.updates.chain import chain
 from functional_train.updates.checks import Number, check_betas, check_positive
 from functional_train.updates.hyperparameters import schedulable, scheduled
 from functional_train.updates.optimizers._adam import AdamState
+from functional_train.updates.optimizers._descent import climbing
 from functional_train.updates.transformation import (
     EmptyState,
     GradientTransformation,
@@ -17,7 +18,7 @@ from functional_train.updates.transformation import (
     with_move,
     zero_step_per_leaf,
 )
-from functional_train.updates.transforms._scale import negate, scale_by_lr
+from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
@@ -178,7 +179,7 @@ def sparse_adam(
         >>> ft.make_update(optimizer)(grad, optimizer.init(table), table)[0][:, 0]
         tensor([ 0.0000, -0.1000,  0.0000,  0.0000])
     """
-    climb = [negate()] if maximize else []
+    climb = climbing(maximize)
     parts = chain(*climb, scale_by_sparse_adam(betas, eps), scale_by_lr(lr))
     kinds = [EmptyState] * len(climb) + [AdamState]
 
