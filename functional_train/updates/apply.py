@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_train.updates.checks import Number
 from functional_train.updates.transformation import (
     GradientTransformation,
     check_transformation,
@@ -15,6 +16,7 @@ from functional_train.updates.transformation import (
 from functional_train.values import tree
 from functional_train.values.errors import StructureError
 from functional_train.values.tree import Flat
+from functional_train.values.tree._alike import any_low, are_alike
 from functional_train.values.tree._structure import check_same_structure, difference
 from functional_train.values.types import Tree, UpdateFn
 
@@ -98,9 +100,27 @@ def move_columns(
     return added(at, updates), state
 
 
-def added(p: Flat, u: Flat, keep: float | Tensor = 1) -> Flat:
-    """Compute `keep * p + u` in the place of the updates, where they are fresh."""
-    alike = True
+def added(p: Flat, u: Flat, keep: Number = 1, share: Number = 1) -> Flat:
+    """Compute `keep * p + share * u`, in the place of the updates where they are fresh."""
+    alike = are_alike(p, u)
+    if not alike:
+        _check_shapes(p, u)
+    if any_low(u):
+        # Of 16 bits each rounding is felt, and the sum rounds once.
+        return tree.add(p if _is_one(keep) else tree.scale(keep, p).spend(), u, alpha=share)
+    if not _is_one(share):
+        u = tree.scale(share, u.spend())
+    # Addition commutes, so the sum may take the place of fresh updates that lie in memory as the parameters do.
+    if alike:
+        return tree.add(u.spend(), p, alpha=keep)
+    return tree.add(p if _is_one(keep) else tree.scale(keep, p), u)
+
+
+def _is_one(value: Number) -> bool:
+    return not isinstance(value, Tensor) and value == 1
+
+
+def _check_shapes(p: Flat, u: Flat) -> None:
     for position, (x, y) in enumerate(zip(p.leaves, u.leaves, strict=True)):
         if x.shape != y.shape:
             path = tree.paths(u.tree())[position]
@@ -108,15 +128,6 @@ def added(p: Flat, u: Flat, keep: float | Tensor = 1) -> Flat:
                 f"the updates have shape {tuple(y.shape)} at {path!r}, the parameter {tuple(x.shape)}. "
                 "A transformation must keep the shapes of the gradients."
             )
-        alike = alike and x.dtype is y.dtype and y.layout is x.layout and x.is_contiguous() and y.is_contiguous()
-    # Addition commutes, so the sum may take the place of fresh updates that lie in memory as the parameters do.
-    if alike:
-        return tree.add(u.spend(), p, alpha=keep)
-    return tree.add(p if _is_one(keep) else tree.scale(keep, p), u)
-
-
-def _is_one(value: float | Tensor) -> bool:
-    return not isinstance(value, Tensor) and value == 1
 
 
 def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
@@ -127,6 +138,8 @@ def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
             grads, params, ("grads", "params"), "Take gradients with respect to the tree that is updated, whole."
         )
         raise
+    if are_alike(p, g):
+        return p, g
     rows = list(zip(p.leaves, g.leaves, strict=True))
     for x, y in rows:
         if x.shape != y.shape or x.dtype is not y.dtype or not _lies_like(x, y):

@@ -101,7 +101,7 @@ def test_equals_torch_optim_on_any_tree(params: Any, seed: int, name: str, data:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(64,), (8, 16)])
+@pytest.mark.parametrize("shape", [(2**15,), (128, 256)])
 def test_low_precision_is_as_near_as_torchs(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Sixteen-bit parameters and variances keep their dtype and stay no farther from float64 than torch's."""
     params = normal(0, shape).to(dtype)
@@ -117,8 +117,8 @@ def test_low_precision_is_as_near_as_torchs(dtype: torch.dtype, shape: tuple[int
         params, state = update_fn(grad, state, params)
         exact, exact_state = update_fn(grad.double(), exact_state, exact)
     assert {leaf.dtype for leaf in ft.tree.leaves((params, state)) if leaf.is_floating_point()} == {dtype}
-    # Both walk at random on the grid of the dtype; neither systematically nearer.
-    assert (params.double() - exact).norm() <= 1.25 * (parameter.detach().double() - exact).norm()
+    # Both walk at random on the grid of the dtype: over so many numbers the ratio is known to a percent.
+    assert (params.double() - exact).norm() <= 1.01 * (parameter.detach().double() - exact).norm()
 
 
 ABSOLUTE = {"lr": 0.05, "relative_step": False}

@@ -223,7 +223,7 @@ def test_low_precision_is_as_near_as_torchs(dtype: torch.dtype) -> None:
     exact = torch.linalg.solve(HESSIAN.to(dtype).double(), torch.ones(4, dtype=torch.float64))
     assert state.params.dtype == dtype
     torchs = (theirs.double() - exact).norm().nan_to_num(torch.inf)  # squares in float16 overflow
-    assert (state.params.double() - exact).norm() <= 1.25 * torchs
+    assert (state.params.double() - exact).norm() <= torchs
 
 
 OF_PLAIN_UPDATES = {"vmap_equals_loop", "is_differentiable", "traces_as_one_graph"}

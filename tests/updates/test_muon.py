@@ -143,19 +143,19 @@ def test_stacked_matrices_are_torchs_to_the_bit(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_as_near_as_torchs(dtype: torch.dtype) -> None:
     """Sixteen-bit matrices keep their dtype and stay no farther from float64 than torch's."""
-    params = normal(0, (8, 16)).to(dtype)
+    params = normal(0, (128, 256)).to(dtype)
     exact, parameter = params.double(), torch.nn.Parameter(params.clone())
     reference, optimizer = torch.optim.Muon([parameter]), ft.muon()
     update_fn, state, exact_state = ft.make_update(optimizer), optimizer.init(params), optimizer.init(exact)
     for step in range(30):
-        grad = normal(step, (8, 16)).to(dtype)
+        grad = normal(step, (128, 256)).to(dtype)
         parameter.grad = grad.clone()
         reference.step()
         params, state = update_fn(grad, state, params)
         exact, exact_state = update_fn(grad.double(), exact_state, exact)
     assert {leaf.dtype for leaf in ft.tree.leaves((params, state)) if leaf.is_floating_point()} == {dtype}
-    # Both walk at random on the grid of the dtype; neither systematically nearer.
-    assert (params.double() - exact).norm() <= 1.25 * (parameter.detach().double() - exact).norm()
+    # Both walk at random on the grid of the dtype: over so many numbers the ratio is known to a percent.
+    assert (params.double() - exact).norm() <= 1.01 * (parameter.detach().double() - exact).norm()
 
 
 IN_FLOAT64_ONLY = {"is_differentiable", "vmap_equals_loop"}

@@ -9,7 +9,6 @@ from functional_train.updates.hyperparameters import scheduled
 from functional_train.updates.transformation import GradientTransformation, update_columns, with_move
 from functional_train.updates.transforms._decay import add_decayed_weights
 from functional_train.updates.transforms._scale import negate, scale_by_lr
-from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.types import Hyperparameter, Tree
 
@@ -29,6 +28,8 @@ def descent(
     before = (*climbing(maximize), direction)
     decay = decaying(weight_decay)
     parts = (*before, *decay, scale_by_lr(lr))
+    if not decay:
+        return chain(*parts)
 
     def move(g: Flat, states: Tree, p: Flat, **extra: Any) -> tuple[Flat, Tree] | None:
         if type(states) is not tuple or len(states) != len(parts):
@@ -39,11 +40,9 @@ def descent(
             assert laid is not None
             made, at = [*made, new], laid
         rate, rate_state = scheduled(lr, states[-1])
-        rate, keep = check_non_negative("lr", rate), 1
-        if decay:
-            amount, decay_state = scheduled(weight_decay, states[-2])
-            made, keep = [*made, decay_state], 1 - rate * check_non_negative("weight_decay", amount)
-        return added(at, tree.scale(-rate, u.spend()), keep), (*made, rate_state)
+        amount, decay_state = scheduled(weight_decay, states[-2])
+        rate, amount = check_non_negative("lr", rate), check_non_negative("weight_decay", amount)
+        return added(at, u, keep=1 - rate * amount, share=-rate), (*made, decay_state, rate_state)
 
     return with_move(chain(*parts), move)
 

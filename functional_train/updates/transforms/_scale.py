@@ -1,10 +1,20 @@
 """Scaling by the learning rate, and maximizing."""
 
+from typing import Any
+
+from functional_train.updates.apply import added
 from functional_train.updates.checks import check_non_negative
 from functional_train.updates.hyperparameters import schedulable
-from functional_train.updates.transformation import GradientTransformation, stateless_columns
+from functional_train.updates.transformation import (
+    EmptyState,
+    GradientTransformation,
+    check_state,
+    stateless_columns,
+    with_move,
+)
 from functional_train.values import tree
-from functional_train.values.types import Hyperparameter
+from functional_train.values.tree import Flat
+from functional_train.values.types import Hyperparameter, Tree
 
 
 @schedulable
@@ -29,7 +39,13 @@ def scale_by_lr(lr: Hyperparameter = 1e-3) -> GradientTransformation:
         [tensor([-0.1000])]
     """
     rate = check_non_negative("lr", lr, "To climb instead of descend, pass maximize=True to the optimizer.")
-    return stateless_columns(lambda g, p: tree.scale(-rate, g.spend()))
+
+    def move(g: Flat, state: Tree, p: Flat, **extra: Any) -> tuple[Flat, Tree]:
+        del extra
+        check_state(state, EmptyState)
+        return added(p, g, share=-rate), state
+
+    return with_move(stateless_columns(lambda g, p: tree.scale(-rate, g.spend())), move)
 
 
 def negate() -> GradientTransformation:

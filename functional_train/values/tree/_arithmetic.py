@@ -45,6 +45,7 @@ def add(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
         lambda a, b: torch.add(a, b, alpha=alpha),
         (first, second),
         into=lambda a, b: torch._foreach_add_(a, b, alpha=alpha),
+        wide=True,  # torch rounds alpha to the dtype of the leaves
     )
 
 

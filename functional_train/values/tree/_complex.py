@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_train.values.tree._alike import any_complex, any_low
 from functional_train.values.tree._flat import Flat
-from functional_train.values.tree._precision import is_low, wide_dtype
+from functional_train.values.tree._precision import wide_dtype
 from functional_train.values.tree._structure import map
 
 
@@ -16,9 +17,9 @@ def over_reals(fn: Callable[..., tuple[Flat, ...]], *columns: Flat) -> tuple[Fla
 
     `fn` is given and returns columns in which a complex leaf of shape `(*shape)` is a real one of shape `(*shape, 2)`.
     """
-    is_complex = [leaf.is_complex() for leaf in columns[0].leaves]
-    if not any(is_complex):
+    if not any_complex(columns[0]):
         return fn(*columns)
+    is_complex = [leaf.is_complex() for leaf in columns[0].leaves]
 
     def converted(column: Flat, convert: Callable[[Tensor], Tensor]) -> Flat:
         leaves = [convert(leaf) if here else leaf for leaf, here in zip(column.leaves, is_complex, strict=True)]
@@ -33,7 +34,7 @@ def over_wide_reals(fn: Callable[..., tuple[Flat, ...]], *columns: Flat) -> tupl
 
     The columns that `fn` returns take the dtypes of those that it was given, in their order.
     """
-    if not any(is_low(leaf) for column in columns for leaf in column.leaves):
+    if not any(map(any_low, columns)):
         return over_reals(fn, *columns)
     wide = [_cast(column, [wide_dtype(leaf.dtype) for leaf in column.leaves]) for column in columns]
     made = over_reals(fn, *wide)

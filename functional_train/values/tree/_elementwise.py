@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from functional_train.values.errors import StructureError
+from functional_train.values.tree._alike import any_low
 from functional_train.values.tree._flat import Flat, flat
 from functional_train.values.tree._precision import LOW_PRECISION, wide
 
@@ -17,6 +18,7 @@ Scalar = float | int | complex | Tensor | Flat
 """A number, a 0-d tensor, or a column of 0-d tensors: one number a leaf."""
 
 _WIDE = frozenset({torch.float32, torch.float64})
+_MAY_PROMOTE = frozenset({complex, list})
 
 
 def elementwise(
@@ -58,25 +60,33 @@ def elementwise(
             plain, has_tensor = plain and not scalar.requires_grad, True
         else:
             numbers.append(scalar)
+    dtype = first.dtype
     if has_tensor or wide:
-        dtypes = {leaf.dtype for leaf in first.leaves}
-        if (has_tensor and (not plain or len(dtypes) > 1)) or dtypes & LOW_PRECISION:
-            per_leaf = zip(*[n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers], strict=True)
-            rows = zip(zip(*columns, strict=True), per_leaf, strict=True)
-            return Flat(
-                [_one_leaf(one, row, row_numbers) for row, row_numbers in rows], first.frame, plain, fresh=plain
-            )
+        if any_low(first) or (has_tensor and (not plain or dtype is None)):
+            per_leaf = [n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers]
+            width, rows = len(columns), zip(*columns, *per_leaf, strict=True)
+            made = [_one_leaf(one, row[:width], row[width:]) for row in rows]
+            return Flat(made, first.frame, plain, fresh=plain, dtype=dtype)
         if has_tensor:
-            (dtype,) = dtypes
             numbers = [_as_dtype(number, dtype) for number in numbers]
     if plain and first.spent and into is not None:
         into(*columns, *numbers)
-        return Flat(first.leaves, first.frame, True, fresh=True)
+        return Flat(first.leaves, first.frame, True, fresh=True, dtype=dtype)
     made = together(*columns, *numbers) if plain else [one(*row, *numbers) for row in zip(*columns, strict=True)]
     # Types promote: a 16-bit tree plus a float32 one would be float32.
-    if [new.dtype for new in made] != [old.dtype for old in first.leaves]:
+    if not _of_one_type(dtype, trees[1:], numbers) and [x.dtype for x in made] != [x.dtype for x in first.leaves]:
         made = [new.to(old.dtype) for new, old in zip(made, first.leaves, strict=True)]
-    return Flat(list(made), first.frame, plain, fresh=plain)
+    return Flat(list(made), first.frame, plain, fresh=plain, dtype=dtype)
+
+
+def _of_one_type(dtype: torch.dtype | None, others: Sequence[Flat], numbers: Sequence[Any]) -> bool:
+    """Whether no type can promote: real columns of one dtype, and numbers that are real or of that dtype."""
+    if dtype is None or not dtype.is_floating_point:
+        return False
+    for column in others:
+        if column.dtype is not dtype:
+            return False
+    return not any(type(number) in _MAY_PROMOTE for number in numbers)
 
 
 def multiplier(leaves: Sequence[Tensor], factor: Any) -> Any:

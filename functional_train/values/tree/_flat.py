@@ -13,6 +13,7 @@ from functional_train.values.tree._precision import wide_dtype
 from functional_train.values.tree._structure import check_prefix, difference, flatten, paths, unflatten
 
 _REQUIRES_GRAD = attrgetter("requires_grad")
+_UNKNOWN: Any = object()
 
 
 class Frame:
@@ -47,6 +48,7 @@ class Flat:
         plain: Whether the leaves may go through fused calls (see `flat`).
         source: The tree that they are the leaves of, where it is at hand.
         fresh: Whether arithmetic made the leaves and nobody but this column has them.
+        dtype: That of every leaf, where it is known already.
 
     Example:
         >>> import functional_train as ft, torch
@@ -55,15 +57,32 @@ class Flat:
         {'w': tensor([3., 3.]), 'b': None}
     """
 
-    __slots__ = ("frame", "fresh", "leaves", "plain", "source", "spent")
+    __slots__ = ("_dtype", "frame", "fresh", "leaves", "plain", "source", "spent")
 
-    def __init__(self, leaves: list[Any], frame: Frame, plain: bool, source: Any = None, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        leaves: list[Any],
+        frame: Frame,
+        plain: bool,
+        source: Any = None,
+        fresh: bool = False,
+        dtype: torch.dtype | None = _UNKNOWN,
+    ) -> None:
         self.leaves = leaves
         self.frame = frame
         self.plain = plain
         self.source = source
         self.fresh = fresh
         self.spent = False
+        self._dtype = dtype
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype that all leaves have, or None where they differ or there are none."""
+        if self._dtype is _UNKNOWN:
+            dtypes = {leaf.dtype for leaf in self.leaves}
+            self._dtype = dtypes.pop() if len(dtypes) == 1 else None
+        return self._dtype
 
     def tree(self, absent: Any = None) -> Any:
         """The column as a tree again. From then on others may hold its leaves.

@@ -1,17 +1,16 @@
 """Recurrences for which torch has one kernel. It writes in place, so it is given copies that nobody else holds."""
 
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from functional_train.values.tree._alike import are_alike
 from functional_train.values.tree._flat import Flat, is_plain
 
 _KERNEL_DTYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 _KERNEL_DEVICES = frozenset({"cpu", "cuda"})
 _CLONES_TOGETHER = hasattr(torch, "_foreach_clone")
-_DTYPE, _SHAPE = attrgetter("dtype"), attrgetter("shape")
 
 
 class AdamNumbers(NamedTuple):
@@ -164,12 +163,8 @@ def _is_dense(dtypes: frozenset[torch.dtype], *columns: Flat) -> bool:
     first = columns[0].leaves
     if first[0].dtype not in dtypes or first[0].device.type not in _KERNEL_DEVICES:
         return False
-    # Whole columns at a time, because a loop over leaves takes as long as the kernel.
     kinds: set[Any] = set()
     for column in columns:
-        kinds.update(map(_DTYPE, column.leaves), map(type, column.leaves), map(Tensor.get_device, column.leaves))
-        if len(kinds) != 3 or not all(map(Tensor.is_contiguous, column.leaves)):
-            return False
+        kinds.update(map(type, column.leaves), map(Tensor.get_device, column.leaves))
     # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
-    shapes = list(map(_SHAPE, first))
-    return Tensor in kinds and all(list(map(_SHAPE, column.leaves)) == shapes for column in columns[1:])
+    return len(kinds) == 2 and Tensor in kinds and are_alike(*columns)

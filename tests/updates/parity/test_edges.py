@@ -121,6 +121,14 @@ def test_a_leaf_without_gradients_rests(name: str) -> None:
     assert_bitwise(optimizer.update(nothing, state, moved), (nothing, state))
 
 
+FARTHER = {
+    # With alpha 1 the square stays zero and a direction is a gradient over eps, which torch rounds once, with the sum.
+    ("RMSprop-more 2", torch.bfloat16): 1.02,
+    # All lengths are among five numbers, and it is chance on which side of each its neighbor of 16 bits lies.
+    ("Rprop-more 0", torch.float16): 1.025,
+}
+
+
 def distances(name: str, dtype: torch.dtype, size: int) -> tuple[float, float]:
     """How far sixteen bits lead ours, and torch's for-loop, from the same run in float64."""
     options = OPTION_SETS[name]
@@ -141,8 +149,8 @@ def distances(name: str, dtype: torch.dtype, size: int) -> tuple[float, float]:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_is_as_near_as_torchs(name: str, dtype: torch.dtype) -> None:
     """Sixteen-bit parameters and moments keep their dtype and stay no farther from float64 than torch's for-loop."""
-    ours, theirs = distances(name, dtype, 512)
+    ours, theirs = distances(name, dtype, 2**15)
     # In float16 the eps of some methods is zero, and torch's parameters are nan.
     if math.isfinite(theirs):
-        # Both walk at random on the grid of the dtype; neither systematically nearer.
-        assert ours <= 1.15 * theirs
+        # Both walk at random on the grid of the dtype: over so many numbers the ratio is known to half a percent.
+        assert ours <= FARTHER.get((name, dtype), 1.005) * theirs
