@@ -23,11 +23,8 @@ def are_alike(first: Flat, *others: Flat) -> bool:
     if not first.plain or first.dtype is None:
         return False
     for column in others:
-        if not column.plain or column.dtype is not first.dtype:
+        if not column.plain or column.dtype is not first.dtype or not column.contiguous:
             return False
         if not all(map(Tensor.is_same_size, first.leaves, column.leaves)):
             return False
-    try:
-        return all(all(map(Tensor.is_contiguous, column.leaves)) for column in (first, *others))
-    except RuntimeError:  # a sparse leaf has no such order
-        return False
+    return first.contiguous

@@ -5,14 +5,13 @@ number, a 0-d tensor, or a column of 0-d tensors beside the others, and never ch
 gives structure, shapes and dtypes. Columns (`Flat`) may take the place of trees.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar, multiplier
-from functional_train.values.tree._flat import Flat
+from functional_train.values.tree._flat import Flat, flat
 
 
 def add(first: Any, second: Any, *, alpha: Scalar = 1) -> Any:
@@ -140,13 +139,9 @@ def scale(factor: Scalar, tree: Any) -> Any:
         >>> ft.tree.scale(0.5, {"w": torch.ones(2)})
         {'w': tensor([0.5000, 0.5000])}
     """
-    return elementwise(
-        lambda a, factor: torch._foreach_mul(a, multiplier(a, factor)),
-        torch.mul,
-        (tree,),
-        (factor,),
-        into=lambda a, factor: torch._foreach_mul_(a, multiplier(a, factor)),
-    )
+    if type(tree) is not Flat:
+        return scale(factor, *flat(tree)).tree()
+    return elementwise(torch._foreach_mul, torch.mul, (tree,), (multiplier(tree, factor),), into=torch._foreach_mul_)
 
 
 def lerp(start: Any, end: Any, weight: Scalar) -> Any:
@@ -168,7 +163,11 @@ def lerp(start: Any, end: Any, weight: Scalar) -> Any:
         >>> ft.tree.lerp({"w": torch.zeros(2)}, {"w": torch.ones(2)}, 0.1)
         {'w': tensor([0.1000, 0.1000])}
     """
-    return elementwise(_lerp, _lerp_of_leaf, (start, end), (weight,))
+    if type(start) is not Flat:
+        start, end = flat(start, end)
+        return lerp(start, end, weight).tree()
+    together = _lerp if start.dtype is not None and start.dtype is end.dtype else _lerp_of_leaves
+    return elementwise(together, _lerp_of_leaf, (start, end), (weight,))
 
 
 def _lerp_of_leaf(start: Tensor, end: Tensor, weight: Any) -> Tensor:
@@ -176,11 +175,13 @@ def _lerp_of_leaf(start: Tensor, end: Tensor, weight: Any) -> Tensor:
     return torch.lerp(start.to(wide), end.to(wide), weight.to(wide) if isinstance(weight, Tensor) else weight)
 
 
-def _lerp(start: list[Tensor], end: list[Tensor], weight: Any) -> Sequence[Tensor]:
-    if [x.dtype for x in start] != [x.dtype for x in end]:
-        weights = weight if isinstance(weight, list) else [weight] * len(start)
-        return [_lerp_of_leaf(*row) for row in zip(start, end, weights, strict=True)]
+def _lerp(start: list[Tensor], end: list[Tensor], weight: Any) -> tuple[Tensor, ...]:
     return torch._foreach_lerp(start, end, [weight] * len(start) if isinstance(weight, Tensor) else weight)
+
+
+def _lerp_of_leaves(start: list[Tensor], end: list[Tensor], weight: Any) -> list[Tensor]:
+    weights = weight if isinstance(weight, list) else [weight] * len(start)
+    return [_lerp_of_leaf(*row) for row in zip(start, end, weights, strict=True)]
 
 
 def addcmul(tree: Any, first: Any, second: Any, value: Scalar = 1, *, decay: Scalar = 1) -> Any:
@@ -205,15 +206,19 @@ def addcmul(tree: Any, first: Any, second: Any, value: Scalar = 1, *, decay: Sca
         >>> ft.tree.addcmul({"w": torch.ones(2)}, g, g, 0.5, decay=0.5)
         {'w': tensor([2.5000, 2.5000])}
     """
+    if type(tree) is not Flat:
+        tree, first, second = flat(tree, first, second)
+        return addcmul(tree, first, second, value, decay=decay).tree()
+    factors = (value, multiplier(tree, decay))
     return elementwise(
-        _addcmul, lambda a, b, c, value, decay: decay * a + value * (b * c), (tree, first, second), (value, decay)
+        _addcmul, lambda a, b, c, value, decay: decay * a + value * (b * c), (tree, first, second), factors
     )
 
 
 def _addcmul(
     tree: list[Tensor], first: list[Tensor], second: list[Tensor], value: Any, decay: Any
 ) -> tuple[Tensor, ...]:
-    out = torch._foreach_mul(tree, multiplier(tree, decay))
+    out = torch._foreach_mul(tree, decay)
     if isinstance(value, Tensor | list):
         product = torch._foreach_mul(first, second)
         torch._foreach_mul_(product, value)

@@ -67,7 +67,7 @@ def elementwise(
             width, rows = len(columns), zip(*columns, *per_leaf, strict=True)
             made = [_one_leaf(one, row[:width], row[width:]) for row in rows]
             return Flat(made, first.frame, plain, fresh=plain, dtype=dtype)
-        if has_tensor:
+        if has_tensor and dtype is not None:
             numbers = [_as_dtype(number, dtype) for number in numbers]
     if plain and first.spent and into is not None:
         into(*columns, *numbers)
@@ -89,15 +89,14 @@ def _of_one_type(dtype: torch.dtype | None, others: Sequence[Flat], numbers: Seq
     return not any(type(number) in _MAY_PROMOTE for number in numbers)
 
 
-def multiplier(leaves: Sequence[Tensor], factor: Any) -> Any:
+def multiplier(column: Flat, factor: Any) -> Any:
     """A factor as `torch._foreach_mul` takes it fastest, which makes a tensor of a number anew for each leaf.
 
     A tensor that is made once rounds as the number does, but only where leaves are of one wide dtype in host memory.
     """
-    dtype = leaves[0].dtype
-    if type(factor) is not float or dtype not in _WIDE or leaves[0].device.type != "cpu":
+    if type(factor) is not float or factor == 1 or not column.plain or column.dtype not in _WIDE or not column.leaves:
         return factor
-    return torch.tensor(factor, dtype=dtype) if {leaf.dtype for leaf in leaves} == {dtype} else factor
+    return torch.tensor(factor, dtype=column.dtype) if column.leaves[0].device.type == "cpu" else factor
 
 
 def _as_dtype(number: Any, dtype: torch.dtype) -> Any:

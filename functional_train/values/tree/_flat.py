@@ -57,7 +57,7 @@ class Flat:
         {'w': tensor([3., 3.]), 'b': None}
     """
 
-    __slots__ = ("_dtype", "frame", "fresh", "leaves", "plain", "source", "spent")
+    __slots__ = ("_contiguous", "_dtype", "frame", "fresh", "leaves", "plain", "source", "spent")
 
     def __init__(
         self,
@@ -75,6 +75,7 @@ class Flat:
         self.fresh = fresh
         self.spent = False
         self._dtype = dtype
+        self._contiguous: bool | None = None
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -83,6 +84,16 @@ class Flat:
             dtypes = {leaf.dtype for leaf in self.leaves}
             self._dtype = dtypes.pop() if len(dtypes) == 1 else None
         return self._dtype
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether all leaves are dense and contiguous."""
+        if self._contiguous is None:
+            try:
+                self._contiguous = all(map(Tensor.is_contiguous, self.leaves))
+            except RuntimeError:  # a sparse leaf has no such order
+                self._contiguous = False
+        return self._contiguous
 
     def tree(self, absent: Any = None) -> Any:
         """The column as a tree again. From then on others may hold its leaves.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from functional_train.values.tree._elementwise import Scalar, elementwise, is_scalar, multiplier
-from functional_train.values.tree._flat import Flat
+from functional_train.values.tree._flat import Flat, flat
 from functional_train.values.tree._structure import is_floating, map
 
 
@@ -32,7 +32,9 @@ def sqrt(tree: Any, *, factor: Scalar = 1, shift: Scalar = 0) -> Any:
         >>> ft.tree.sqrt({"w": torch.full((2,), 4.0)}, factor=10, shift=1)
         {'w': tensor([21., 21.])}
     """
-    return elementwise(_sqrt, _sqrt_of_leaf, (tree,), (factor, shift))
+    if type(tree) is not Flat:
+        return sqrt(*flat(tree), factor=factor, shift=shift).tree()
+    return elementwise(_sqrt, _sqrt_of_leaf, (tree,), (multiplier(tree, factor), shift))
 
 
 def _sqrt(tree: list[Tensor], factor: Any, shift: Any) -> tuple[Tensor, ...]:
@@ -41,7 +43,7 @@ def _sqrt(tree: list[Tensor], factor: Any, shift: Any) -> tuple[Tensor, ...]:
 
 def _affine(made: tuple[Tensor, ...], factor: Any, shift: Any) -> tuple[Tensor, ...]:
     if isinstance(factor, Tensor | list) or factor != 1:
-        torch._foreach_mul_(made, multiplier(made, factor))
+        torch._foreach_mul_(made, factor)
     if isinstance(shift, Tensor | list) or shift != 0:
         torch._foreach_add_(made, shift)
     return made
@@ -77,7 +79,10 @@ def div_sqrt(numerator: Any, squares: Any, *, inside: Scalar = 0, factor: Scalar
         >>> ft.tree.div_sqrt({"w": torch.ones(2)}, {"w": torch.full((2,), 4.0)}, outside=2)
         {'w': tensor([0.2500, 0.2500])}
     """
-    return elementwise(_div_sqrt, _div_sqrt_of_leaf, (numerator, squares), (inside, factor, outside), wide=True)
+    if type(numerator) is not Flat:
+        return div_sqrt(*flat(numerator, squares), inside=inside, factor=factor, outside=outside).tree()
+    numbers = (inside, multiplier(numerator, factor), outside)
+    return elementwise(_div_sqrt, _div_sqrt_of_leaf, (numerator, squares), numbers, wide=True)
 
 
 def _div_sqrt(
