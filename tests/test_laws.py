@@ -23,6 +23,7 @@ USUAL = (
     {"w": normal(0, (3, 2)), "b": normal(1, (2,)), "c": normal(2, ())},
     {"w": normal(3, (3, 2)), "b": normal(4, (2,)), "c": normal(5, ())},
 )
+WITH_ZEROS = ({**USUAL[0], "c": torch.zeros(())}, USUAL[1])
 FACTORIES = {**cases.OPTIMIZERS, **cases.TRANSFORMS, **cases.WRAPPERS, **cases.STAND_INS}
 
 
@@ -34,7 +35,8 @@ FACTORIES = {**cases.OPTIMIZERS, **cases.TRANSFORMS, **cases.WRAPPERS, **cases.S
 def test_transformation(case: str, law: Law) -> None:
     """What a factory makes without arguments keeps the law, whatever the parameters and gradients."""
     if (case, law.__name__) in cases.EXEMPT:
-        law(FACTORIES[case](), *USUAL)  # whether an exemption is needed is not left to chance
+        for point in (USUAL, WITH_ZEROS):  # whether an exemption is needed is not left to chance
+            law(FACTORIES[case](), *point)
         check_exempt(law, FACTORIES[case]())
     check_law(law, FACTORIES[case](), testing.params_and_grads())
 

@@ -70,7 +70,7 @@ def descends(transformation: GradientTransformation, params: Tree, grads: Tree) 
 
     Args:
         transformation: As `composes`; an optimizer, whose steps are much smaller than 1.
-        params: As `composes`; where the descent begins.
+        params: As `composes`; where the descent begins, once limited to [-1, 1], where weight decay pulls little.
         grads: As `composes`; the first gradient, moved away from zero by 1, which says where the minimum is.
 
     Raises:
@@ -81,8 +81,9 @@ def descends(transformation: GradientTransformation, params: Tree, grads: Tree) 
         >>> ft.testing.descends(ft.adam(), {"w": torch.ones(2)}, {"w": torch.ones(2)})
     """
     both = [pair for pair in pairs(*in_float64(params, grads)) if pair[1] is not None]
-    position = [leaf for leaf, _ in both]
-    target = [leaf - grad - torch.where(grad < 0, -1.0, 1.0) for leaf, grad in both]
+    position = [leaf.clamp(-1, 1) for leaf, _ in both]
+    away = [grad + torch.where(grad < 0, -1.0, 1.0) for _, grad in both]
+    target = tree.sub(position, away)
     if not tree.num_elements(position):
         return
     state, update_fn = transformation.init(position), make_update(transformation)

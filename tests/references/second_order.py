@@ -65,7 +65,7 @@ def adahessian_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor
 
 
 def psgd_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
-    """Li & Yu 2022: the gradient on the group of triangular factors, its second term the mean over v, by a whole Q."""
+    """Li 2022: the gradient on the group of triangular factors, its second term the mean over v, by a whole Q."""
     if g.numel() == 0:
         return g
     x = g.reshape(1) if g.ndim == 0 else g

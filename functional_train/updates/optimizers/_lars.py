@@ -10,7 +10,6 @@ from functional_train.updates.transforms._scale import scale_by_lr
 from functional_train.updates.transforms._trust_ratio import trust_ratio
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._reductions import stacked_norms
 from functional_train.values.types import Hyperparameter
 
 
@@ -23,10 +22,9 @@ def _scale_layers(
 
     def scaled(g: Flat, p: Flat | None) -> Flat:
         assert p is not None
-        lengths = stacked_norms(p)
-        ratio = trust_ratio(lengths, stacked_norms(g) + decay * lengths + shift, trust)
+        ratios = tree.norms(p).jointly(lambda p, g: trust_ratio(p, g + decay * p + shift, trust), tree.norms(g))
         u = g if is_zero(decay) else tree.add(g.spend(), p, alpha=decay)
-        return tree.scale(g.numbers(ratio), u.spend())
+        return tree.scale(ratios, u.spend())
 
     return stateless_columns(scaled)
 

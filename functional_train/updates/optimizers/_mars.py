@@ -14,7 +14,6 @@ from functional_train.updates.transformation import GradientTransformation, chec
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.tree._reductions import stacked_norms
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -80,7 +79,8 @@ def reduce_variance(gamma: Hyperparameter = 0.025, momentum: Hyperparameter = 0.
 
 def _corrected(share: Number, g: Flat, last: Flat) -> tuple[Flat]:
     c = tree.add(g, tree.sub(g, last), alpha=share)
-    return (tree.scale(c.numbers(1 / torch.clamp(stacked_norms(c), min=1.0)), c.spend()),)
+    factors = tree.norms(c).jointly(lambda norms: 1 / torch.clamp(norms, min=1.0))
+    return (tree.scale(factors, c.spend()),)
 
 
 def mars(

@@ -13,7 +13,6 @@ from functional_train.updates.transformation import GradientTransformation, chec
 from functional_train.updates.transforms._momentum import add_momentum
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._reductions import stacked_norms
 from functional_train.values.types import Hyperparameter, Tree
 
 
@@ -71,7 +70,7 @@ def scale_by_layer_norm(beta: Hyperparameter = 0.98, eps: Hyperparameter = 1e-8)
         check_state(state, LayerNormState)
         (v,) = g.beside(state.exp_avg_sq)
         weight = 1 - decay * (state.step > 0).double()
-        v = tree.lerp(v, g.numbers(stacked_norms(g).square()), g.spread(weight))
+        v = tree.lerp(v, tree.norms(g).jointly(torch.square), g.spread(weight))
         u = tree.div(g.spend(), tree.sqrt(v, shift=shift))
         return u, LayerNormState(g.counted(state.step), v.tree(absent=state.exp_avg_sq))
 

@@ -14,7 +14,6 @@ from functional_train.updates.transforms._moments import MomentsState, init_mome
 from functional_train.values import tree
 from functional_train.values.tree import Flat
 from functional_train.values.tree._complex import over_reals
-from functional_train.values.tree._reductions import stacked_norms
 from functional_train.values.types import Hyperparameter
 
 
@@ -74,15 +73,12 @@ def _recurrence(
     m, v = tree.lerp(m, g, 1 - beta1), tree.addcmul(v, g, g, 1 - beta2, decay=beta2)
     correction1, correction2 = (1 - beta ** step.double() for beta in betas)
     root = tree.sqrt(v, factor=g.spread(correction2**-0.5))
-    surprise = stacked_norms(tree.div(g, tree.maximum(root.spend(), eps)))
-    sizes = torch.tensor(
-        [max(1, leaf.numel()) ** 0.5 for leaf in g.leaves], dtype=surprise.dtype, device=surprise.device
-    )
+    surprise = tree.rms(tree.div(g, tree.maximum(root.spend(), eps)))
     factor, shift = g.spread(correction1 * correction2**-0.5), g.spread(correction1 * eps)
     u = tree.div_sqrt(m, v, factor=factor, outside=shift)
     for parameters in p:
         u = tree.add(u.spend(), parameters, alpha=decay)
-    return tree.scale(g.numbers(1 / torch.clamp(surprise / sizes, min=1.0)), u.spend()), m, v
+    return tree.scale(surprise.jointly(lambda rms: 1 / torch.clamp(rms, min=1.0)), u.spend()), m, v
 
 
 def stable_adamw(

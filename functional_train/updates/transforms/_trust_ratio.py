@@ -8,7 +8,6 @@ from functional_train.updates.hyperparameters import schedulable
 from functional_train.updates.transformation import GradientTransformation, stateless_columns
 from functional_train.values import tree
 from functional_train.values.tree import Flat
-from functional_train.values.tree._reductions import stacked_norms
 from functional_train.values.types import Hyperparameter
 
 
@@ -43,7 +42,8 @@ def scale_by_trust_ratio(trust_coefficient: Hyperparameter = 1.0, eps: Hyperpara
 
     def scaled(g: Flat, p: Flat | None) -> Flat:
         assert p is not None
-        return tree.scale(g.numbers(trust_ratio(stacked_norms(p), stacked_norms(g) + shift, trust)), g.spend())
+        ratios = tree.norms(p).jointly(lambda p, g: trust_ratio(p, g + shift, trust), tree.norms(g))
+        return tree.scale(ratios, g.spend())
 
     return stateless_columns(scaled)
 

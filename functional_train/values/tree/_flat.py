@@ -188,11 +188,13 @@ class Flat:
         columns = [[row[place] for row in made] for place in range(outputs)]
         return tuple([Flat(column, self.frame, plain) for column in columns])
 
-    def jointly(self, fn: Callable[[Tensor], Tensor]) -> "Flat":
-        """Apply an elementwise function to a column of 0-d tensors, all of them as one vector."""
+    def jointly(self, fn: Callable[..., Tensor], *others: "Flat") -> "Flat":
+        """Apply an elementwise function to columns of 0-d tensors, each of them as one vector."""
         if not self.leaves:
             return self
-        numbers = fn(torch.stack([leaf.to(self.leaves[0].device) for leaf in self.leaves])).unbind()
+        device = self.leaves[0].device
+        vectors = [torch.stack([leaf.to(device) for leaf in column.leaves]) for column in (self, *others)]
+        numbers = fn(*vectors).unbind()
         made = [number.to(leaf.device) for number, leaf in zip(numbers, self.leaves, strict=True)]
         return Flat(made, self.frame, self.plain and not made[0].requires_grad)
 

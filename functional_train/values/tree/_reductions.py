@@ -133,8 +133,3 @@ def all_finite(tree: Any) -> Tensor:
     else:
         ends = _norms([leaf.detach() for leaf in parts], float("inf"))
     return torch.isfinite(torch.stack([end.to(ends[0].device) for end in ends])).all()
-
-
-def stacked_norms(column: Flat) -> Tensor:
-    """The Euclidean norm of each leaf of a column: shape `(n,)`, real, in float32 at least."""
-    return torch.stack(_norms(column.leaves, 2)) if column.leaves else torch.zeros(0)
