@@ -225,7 +225,7 @@ def adafactor(
         StructureError: at `init`: a parameter is complex.
 
     Source: torch.optim.Adafactor, whose rule this is; Shazeer & Stern 2018, arXiv:1804.04235, Algorithms 4 to 6. The
-        momentum is section 6's baseline of Adam with a factored second moment.
+        momentum is that of its comparison, Adam with a factored second moment.
 
     Differs: as `scale_by_factored_rms`.
 

@@ -68,7 +68,7 @@ def scale_by_adahessian(
         HyperparameterError: a number is outside its range.
         StructureError: at the update: what the estimator needs is not there; `hutchinson` needs a key.
 
-    Source: Yao et al. 2020, arXiv:2006.00719, Algorithm 1 and equations 8 to 11.
+    Source: Yao et al. 2020, arXiv:2006.00719, Algorithm 1, with its spatial averaging.
 
     Example:
         >>> import functional_train as ft, torch

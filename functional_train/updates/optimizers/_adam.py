@@ -69,8 +69,8 @@ def scale_by_adam(
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1; Reddi et al. 2018, arXiv:1904.09237, Algorithm 2.
 
-    Differs: from torch.optim.Adam in the order of rounding only; from Reddi et al. as torch does, in that the maximum
-        is taken before v is corrected.
+    Differs: from torch.optim.Adam in the order of rounding only; from Reddi et al. as torch does, in that the moments
+        are corrected for their start at zero, v after the maximum is taken.
 
     Example:
         >>> import functional_train as ft, torch

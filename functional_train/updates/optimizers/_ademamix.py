@@ -124,7 +124,7 @@ def ademamix(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: Pagliardini et al. 2024, arXiv:2409.03137, Algorithm 1; its betas and alpha.
+    Source: Pagliardini et al. 2024, arXiv:2409.03137, Algorithm 1; betas and alpha of bitsandbytes.
 
     Example:
         >>> import functional_train as ft, torch
@@ -156,7 +156,7 @@ def scale_by_simplified_ademamix(
     Raises:
         HyperparameterError: a beta is outside [0, 1), or another number is negative.
 
-    Source: Morwani et al. 2025, arXiv:2502.02431, Algorithm 3.
+    Source: Morwani et al. 2025, arXiv:2502.02431, Simplified-AdEMAMix.
 
     Example:
         >>> import functional_train as ft, torch
@@ -213,7 +213,7 @@ def simplified_ademamix(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: Morwani et al. 2025, arXiv:2502.02431, Algorithm 3; betas and alpha of Optax.
+    Source: Morwani et al. 2025, arXiv:2502.02431, Simplified-AdEMAMix; betas and alpha of Optax.
 
     Example:
         >>> import functional_train as ft, torch

@@ -39,7 +39,7 @@ def scale_by_adopt(
     Raises:
         HyperparameterError: a beta is outside [0, 1), or eps is negative.
 
-    Source: Taniguchi et al. 2024, arXiv:2411.02853, Algorithm 2.
+    Source: Taniguchi et al. 2024, arXiv:2411.02853, ADOPT with clipped directions.
 
     Example:
         >>> import functional_train as ft, torch
@@ -99,7 +99,7 @@ def adopt(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: Taniguchi et al. 2024, arXiv:2411.02853, Algorithm 2; defaults of the authors' code.
+    Source: Taniguchi et al. 2024, arXiv:2411.02853; defaults of the authors' code.
 
     Differs: from the authors' code, decoupled decay acts from the first update on, not from the second.
 

@@ -68,8 +68,8 @@ def scale_by_asgd(
         HyperparameterError: a number is negative or not finite.
         StructureError: at the update: it was given no parameters.
 
-    Source: Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging", equation 4; the step sizes
-        are Bottou 2012's, "Stochastic gradient descent tricks", section 5.2, as in torch.optim.ASGD.
+    Source: Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging"; the step sizes are Bottou
+        2012's, "Stochastic gradient descent tricks", section 5.3, as in torch.optim.ASGD.
 
     Differs: from torch.optim.ASGD, whose step sizes are in float32 by default, and lag one step behind a scheduled
         `lr`.
@@ -132,7 +132,7 @@ def asgd(
         HyperparameterError: a number is negative or not finite.
 
     Source: torch.optim.ASGD, whose rule this is; Polyak & Juditsky 1992, "Acceleration of stochastic approximation by
-        averaging", equation 4.
+        averaging".
 
     Example:
         >>> import functional_train as ft, torch

@@ -48,7 +48,7 @@ def reduce_variance(gamma: Hyperparameter = 0.025, momentum: Hyperparameter = 0.
     Raises:
         HyperparameterError: gamma is negative, or momentum is outside [0, 1).
 
-    Source: Yuan et al. 2024, arXiv:2411.10438, Algorithm 1, lines 3 and 4, in its approximate form.
+    Source: Yuan et al. 2024, arXiv:2411.10438, Algorithm 1, lines 4 and 5, in its approximate form.
 
     Differs: the gradient before the first is zero, as in the authors' code.
 

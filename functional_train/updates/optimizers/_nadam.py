@@ -62,7 +62,7 @@ def scale_by_nadam(
     Raises:
         HyperparameterError: a beta is outside [0, 1), or another number is negative or not finite.
 
-    Source: Dozat 2016, "Incorporating Nesterov momentum into Adam", Algorithm 2; the momenta are torch.optim.NAdam's.
+    Source: Dozat 2016, "Incorporating Nesterov momentum into Adam", Nadam; the momenta are torch.optim.NAdam's.
 
     Differs: from torch.optim.NAdam in the order of rounding, and in that the product of the momenta is in float64.
 
@@ -137,7 +137,7 @@ def nadam(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: torch.optim.NAdam, whose rule this is; Dozat 2016, "Incorporating Nesterov momentum into Adam", Algorithm 2.
+    Source: torch.optim.NAdam, whose rule this is; Dozat 2016, "Incorporating Nesterov momentum into Adam".
 
     Example:
         >>> import functional_train as ft, torch

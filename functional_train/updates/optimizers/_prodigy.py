@@ -97,7 +97,8 @@ def prodigy(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: Mishchenko & Defazio 2023, arXiv:2306.06101, section 5; the options are those of the package prodigyopt.
+    Source: Mishchenko & Defazio 2023, arXiv:2306.06101, the Adam-like version; the options are those of the
+        package prodigyopt.
 
     Differs: in rounding from the equations, since moments and sums are kept in units of `d`, where 16 bits can hold
         them. The norm of `s` counts leaves whose gradient is absent, too.

@@ -79,7 +79,7 @@ def scale_by_psgd(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: Li 2018, arXiv:1512.04202, section IV; Li & Yu 2022, arXiv:2211.04422, on Lie groups.
+    Source: Li 2018, arXiv:1512.04202; Li 2022, arXiv:2211.04422, on Lie groups.
 
     Differs: $B_i$ is its mean over v, which has a formula, where the paper draws a v: no key is needed, and updates
         repeat. The norm is Frobenius', an upper bound of the paper's.
@@ -195,7 +195,7 @@ def psgd(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: Li & Yu 2022, arXiv:2211.04422.
+    Source: Li 2022, arXiv:2211.04422.
 
     Example:
         >>> import functional_train as ft, torch

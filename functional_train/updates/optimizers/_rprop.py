@@ -60,10 +60,7 @@ def scale_by_rprop(
         HyperparameterError: a number is outside its range, or the least length exceeds the largest.
 
     Source: Riedmiller & Braun 1993, "A direct adaptive method for faster backpropagation learning: the RPROP
-        algorithm", section III; without its way back, as in Igel & Hüsken 2000, "Improving the Rprop learning
-        algorithm", Rprop-.
-
-    Differs: from Rprop-, a gradient that turned around does not move its parameter, as in torch.optim.Rprop.
+        algorithm"; without its way back, as in Igel & Hüsken 2000, "Improving the Rprop learning algorithm", iRprop-.
 
     Example:
         >>> import functional_train as ft, torch
@@ -146,7 +143,7 @@ def rprop(
         HyperparameterError: a number is outside its range.
 
     Source: torch.optim.Rprop, whose rule this is; Riedmiller & Braun 1993, "A direct adaptive method for faster
-        backpropagation learning: the RPROP algorithm", section III.
+        backpropagation learning: the RPROP algorithm".
 
     Example:
         >>> import functional_train as ft, torch

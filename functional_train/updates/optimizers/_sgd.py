@@ -39,7 +39,7 @@ def sgd(
     Raises:
         HyperparameterError: a number is negative or not finite, or nesterov does not go with the others.
 
-    Source: torch.optim.SGD, whose rule this is; Robbins & Monro 1951, "A stochastic approximation method", equation 6.
+    Source: torch.optim.SGD, whose rule this is; Robbins & Monro 1951, "A stochastic approximation method".
 
     Example:
         >>> import functional_train as ft, torch

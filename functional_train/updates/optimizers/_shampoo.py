@@ -79,7 +79,7 @@ def scale_by_shampoo(
     Raises:
         HyperparameterError: a number is outside its range.
 
-    Source: Gupta et al. 2018, arXiv:1802.09568, Algorithm 2, and for large dimensions its section on diagonal variants.
+    Source: Gupta et al. 2018, arXiv:1802.09568, Algorithm 2, and for large dimensions its diagonal variant.
 
     Differs: a leaf of one number is a vector of one. Roots are computed in float64, with eigenvalues below the rounding
         of the largest raised to it. Only first derivatives pass through a root.

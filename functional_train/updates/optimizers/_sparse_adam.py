@@ -55,7 +55,8 @@ def scale_by_sparse_adam(
         HyperparameterError: a beta is outside [0, 1), or eps is not above 0.
         StructureError: at `init`: a parameter is sparse or complex; at the update: a gradient is dense.
 
-    Source: torch.optim.SparseAdam, whose rule this is; Kingma & Ba 2015, arXiv:1412.6980, section 2, last equation.
+    Source: torch.optim.SparseAdam, whose rule this is; Kingma & Ba 2015, arXiv:1412.6980, section 2, the more efficient
+        order of Algorithm 1.
 
     Example:
         >>> import functional_train as ft, torch

@@ -99,7 +99,7 @@ def linf_ball(tree: Tree, scale: Number = 1.0) -> Tree:
     Raises:
         HyperparameterError: scale is negative or not finite.
 
-    Source: Parikh & Boyd 2014, "Proximal algorithms", section 6.2.1.
+    Source: Parikh & Boyd 2014, "Proximal algorithms", section 6.5, on norm balls.
 
     Example:
         >>> import functional_train as ft, torch

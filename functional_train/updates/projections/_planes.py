@@ -20,7 +20,7 @@ def line(tree: Tree, direction: Tree) -> Tree:
     Raises:
         StructureError: the structures differ; the message names where.
 
-    Source: Boyd & Vandenberghe 2004, "Convex optimization", section 8.1.1, projection on an affine set.
+    Source: Boyd & Vandenberghe 2004, "Convex optimization", section 8.1, projection on a set.
 
     Example:
         >>> import functional_train as ft, torch

@@ -101,7 +101,8 @@ def one_cycle(
 
     Source: Smith & Topin 2018, arXiv:1708.07120, section 3; torch.optim.lr_scheduler.OneCycleLR, whose rule this is.
 
-    Differs: torch.optim.lr_scheduler.OneCycleLR takes `start` and `end` as divisors, and goes on beyond its last step.
+    Differs: torch.optim.lr_scheduler.OneCycleLR takes `start` and `end` as divisors; beyond its last step it climbs
+        once, and then raises.
 
     Example:
         >>> import functional_train as ft, torch

@@ -22,7 +22,7 @@ def rex(start: Number, num_steps: int, end: Number = 0.0) -> ScheduleFn:
         HyperparameterError: num_steps is not an int >= 0.
 
     Source: Chen, Wolfe & Kyrillidis 2022, "REX: Revisiting Budgeted Training with an Improved Schedule",
-        arXiv:2107.04197, section 3.
+        arXiv:2107.04197, the REX profile.
 
     Example:
         >>> import functional_train as ft

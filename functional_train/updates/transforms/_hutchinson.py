@@ -55,7 +55,7 @@ def hutchinson(
         StructureError: there is no function or no key.
 
     Source: Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix"; the diagonal, Bekas et al.
-        2007, "An estimator for the diagonal of a matrix", equation 2.
+        2007, "An estimator for the diagonal of a matrix".
 
     Example:
         >>> import functional_train as ft, torch

@@ -37,7 +37,7 @@ def project(projection_fn: Callable[[Tree], Tree]) -> GradientTransformation:
         StructureError: at the update: params are missing, the projection is no tree like params, or the state is
             another transformation's.
 
-    Source: Bertsekas 1976, "On the Goldstein-Levitin-Polyak gradient projection method", equation 2.
+    Source: Bertsekas 1976, "On the Goldstein-Levitin-Polyak gradient projection method".
 
     Example:
         >>> import functional_train as ft, torch
@@ -85,7 +85,7 @@ def keep_params_nonnegative() -> GradientTransformation:
         Transformation with `EmptyState`. A parameter that is negative becomes 0.
 
     Source: Optax, `keep_params_nonnegative`; Bertsekas 1976, "On the Goldstein-Levitin-Polyak gradient projection
-        method", equation 2.
+        method".
 
     Example:
         >>> import functional_train as ft, torch

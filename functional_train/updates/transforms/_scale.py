@@ -30,7 +30,7 @@ def scale_by_lr(lr: Hyperparameter = 1e-3) -> GradientTransformation:
     Raises:
         HyperparameterError: lr is negative or not finite.
 
-    Source: Robbins & Monro 1951, "A stochastic approximation method", equation 6.
+    Source: Robbins & Monro 1951, "A stochastic approximation method".
 
     Example:
         >>> import functional_train as ft, torch

@@ -55,7 +55,7 @@ def normalize_by_global_norm(eps: Hyperparameter = 1e-6) -> GradientTransformati
     Raises:
         HyperparameterError: eps is negative or not finite.
 
-    Source: Nesterov 2004, "Introductory lectures on convex optimization", equation 3.2.8; Optax,
+    Source: Nesterov 2004, "Introductory lectures on convex optimization", section 3.2.3; Optax,
         `normalize_by_update_norm`.
 
     Example:
@@ -106,7 +106,7 @@ def scale_by_param_norm(min_norm: Hyperparameter = 1e-3) -> GradientTransformati
     Raises:
         HyperparameterError: min_norm is negative or not finite.
 
-    Source: Optax, `scale_by_param_block_norm`; Bernstein et al. 2020, arXiv:2002.03432, equation 9.
+    Source: Optax, `scale_by_param_block_norm`; Bernstein et al. 2020, arXiv:2002.03432, on Fromage.
 
     Example:
         >>> import functional_train as ft, torch

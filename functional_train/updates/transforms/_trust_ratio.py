@@ -29,7 +29,7 @@ def scale_by_trust_ratio(trust_coefficient: Hyperparameter = 1.0, eps: Hyperpara
     Raises:
         HyperparameterError: a number is negative or not finite.
 
-    Source: You et al. 2017, arXiv:1708.03888, equation 6; You et al. 2019, arXiv:1904.00962, Algorithm 2.
+    Source: You et al. 2017, arXiv:1708.03888, the local learning rate; You et al. 2019, arXiv:1904.00962, Algorithm 2.
 
     Example:
         >>> import functional_train as ft, torch
