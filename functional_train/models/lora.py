@@ -31,6 +31,8 @@ def lora_init(params: Tree, targets: Predicate = "*", rank: int = 8, *, key: Ten
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
 
+    Differs: the first matrix has uniform entries of the same variance, where the paper draws Gaussian ones.
+
     Example:
         >>> import functional_train as ft, torch
         >>> params = {"layer.weight": torch.ones(4, 3), "layer.bias": torch.ones(4)}

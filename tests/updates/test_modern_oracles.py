@@ -63,7 +63,7 @@ CASES: dict[tuple[str, str], Callable[[], ft.GradientTransformation]] = {
     ("optax", "lamb"): lambda: ft.lamb(0.05),
     ("optax", "lamb_options"): lambda: ft.lamb(0.05, (0.8, 0.95), 1e-4, 0.1),
     ("optax", "lars"): lambda: ft.lars(10.0),
-    # Optax divides by the length of g + wd p, where the paper's equation 6 has |g| + wd |p|.
+    # Optax divides by the length of g + wd p, where the paper has |g| + wd |p|.
     ("optax", "lars_options"): lambda: ft.chain(
         ft.add_decayed_weights(0.1),
         ft.scale_by_trust_ratio(0.02, 1e-3),
