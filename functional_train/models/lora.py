@@ -31,7 +31,7 @@ def lora_init(params: Tree, targets: Predicate = "*", rank: int = 8, *, key: Ten
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
 
-    Differs: the first matrix has uniform entries of the same variance, where the paper draws Gaussian ones.
+    Differs: the first matrix has uniform entries, where the paper draws Gaussian ones.
 
     Example:
         >>> import functional_train as ft, torch
