@@ -149,6 +149,11 @@ def test_a_map_over_parameters_finds_the_moments() -> None:
             ft.HyperparameterError,
             r"holds the hyperparameters \['lr', 'momentum'\], this optimizer keeps \['lr'\].*optimizer\.init",
         ),
+        (
+            lambda: ft.inject_hyperparams(ft.sgd(0.1)),  # pyright: ignore[reportArgumentType]
+            ft.StructureError,
+            r"takes a factory, got a GradientTransformation.*inject_hyperparams\(ft\.adamw\)\(lr",
+        ),
         (lambda: ft.named_chain(ft.sgd()), ft.StructureError, "pairs of name and transformation, got Gradient"),
         (lambda: ft.named_chain(("a", ft.sgd()), ("a", ft.sgd())), ft.StructureError, r"another name.*\['a', 'a'\]"),
         (
