@@ -88,13 +88,16 @@ def inject_hyperparams(
     @functools.wraps(factory)
     def injected(*args: Any, **kwargs: Any) -> GradientTransformation:
         given = signature.bind(*args, **kwargs).arguments
-        factory(*args, **kwargs)  # checks the numbers
         kept = {name: value for name, value in given.items() if _is_kept(signature.parameters[name], value)}
 
         def at(hyperparams: Mapping[str, Any]) -> GradientTransformation:
             bound = signature.bind_partial()
             bound.arguments.update({**given, **hyperparams})
             return factory(*bound.args, **bound.kwargs)
+
+        # Checks the numbers. As at an update, the factory itself need know nothing of schedules.
+        first = torch.zeros((), dtype=torch.int64)
+        at({name: _at(value, first) for name, value in kept.items() if callable(value)})
 
         def init(params: Tree) -> InjectedState:
             step = zero_step(params)
