@@ -177,7 +177,12 @@ UPDATES = [
         ft.StructureError,
         r"argument 0, takes a GradientTransformation, got a function.*Call the factory",
     ),
-    Row("chain of a list", lambda: ft.chain([ft.adam()]), ft.StructureError, "argument 0, takes.* got a list"),
+    Row(
+        "chain of a list",
+        lambda: ft.chain([ft.adam()]),
+        ft.StructureError,
+        r"argument 0, takes.* got a list\. Unpack it: ft\.chain\(\*",
+    ),
 ]
 
 OUT_OF_RANGE = [
@@ -191,6 +196,17 @@ OUT_OF_RANGE = [
     ("second beta 1", lambda: ft.adamw(betas=(0.9, 1.0)), r"betas\[1\].*got 1\.0.*0\.999 is usual"),
     ("beta negative", lambda: ft.adam(betas=(-0.1, 0.9)), r"betas\[0\].*got -0\.1"),
     ("betas a number", lambda: ft.adam(betas=0.9), "betas must be a pair, got 0.9"),
+    (
+        "params first",
+        lambda: ft.sgd(params, 0.1),
+        r"lr must be .*, got a dict\. Parameters go to optimizer\.init\(params",
+    ),
+    (
+        "params then lr",
+        lambda: ft.adam(params, 0.1),
+        r"betas .* got 0\.1\. .* Parameters go to optimizer\.init\(params",
+    ),
+    ("parameters", lambda: ft.sgd(iter([ones])), "lr must be .*, got a list_iterator. Parameters go to"),
     ("three betas", lambda: ft.adam(betas=(0.9, 0.9, 0.9)), "betas must be a pair"),
     ("eps negative", lambda: ft.adam(eps=-1e-8), "eps must be .* >= 0, got -1e-08. 1e-8 is usual"),
     ("weight decay negative", lambda: ft.adamw(weight_decay=-1), "weight_decay must be .*, got -1"),

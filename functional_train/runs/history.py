@@ -57,9 +57,9 @@ class History(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         steps = len(self._columns["step"]) if "step" in self._columns else 0
         last = [
-            f"{name} {float(column[-1]):.4g}"
+            f"{name} {float(column[-1]):.4g}" if column.ndim == 1 else f"{name} of shape {tuple(column.shape[1:])}"
             for name, column in self._columns.items()
-            if name not in _COUNTS and column.ndim == 1 and len(column) and not column.is_complex()
+            if name not in _COUNTS and len(column) and not column.is_complex()
         ]
         return f"History of {steps} steps: {', '.join(last) or 'nothing recorded'} ({self.ended})"
 

@@ -62,7 +62,12 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
         if state.buffers is not None:
             owned["buffers"] = state.buffers
 
-        grads, value = checked_gradients(grad_fn(state.params, batch, **owned))
+        try:
+            returned = grad_fn(state.params, batch, **owned)
+        except TypeError as error:
+            _explain_owned(error, owned)
+            raise
+        grads, value = checked_gradients(returned)
         loss, metrics, buffers = parts_of_value(value, state.buffers)
 
         def grad_and_value_fn(params: Tree) -> tuple[Tree, Tensor]:
@@ -86,6 +91,17 @@ def checked_gradients(returned: Any) -> tuple[Tree, Any]:
             "Pass ft.grad_and_value(loss_fn): neither the loss function itself nor ft.grad."
         )
     return returned
+
+
+def _explain_owned(error: TypeError, owned: Mapping[str, Any]) -> None:
+    """Say why a loss was called with `key=` or `buffers=`, or without."""
+    for name in ("key", "buffers"):
+        if "argument" in str(error) and f"'{name}'" in str(error):
+            owns = "owns" if name in owned else "does not own"
+            error.add_note(
+                f"A loss is passed {name}= exactly when the state owns it, and this state {owns} it. See {name}= of "
+                "ft.init_state."
+            )
 
 
 def parts_of_value(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str, Any], Params | None]:

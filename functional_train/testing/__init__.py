@@ -1,7 +1,9 @@
 """Hypothesis strategies, laws and assertions for functions that train.
 
 The public topic `ft.testing`. It needs Hypothesis, so it is imported by name only: `import functional_train.testing`.
-`functional_train.testing.plugin` is a pytest plugin.
+`functional_train.testing.plugin` is a pytest plugin. To test an optimizer of your own, pass each of
+`ft.testing.LAWS["optimizer"]` to `ft.testing.check_law`; of a transformation that alone need not go downhill, each of
+`ft.testing.LAWS["transformation"]`.
 """
 
 from functional_train.testing._algebra_laws import composes, descends

@@ -51,7 +51,11 @@ def resumes_from_leaves(transformation: GradientTransformation, params: Tree, gr
     """
     reached = run(transformation, params, grads)[-1]
     leaves, _ = tree.flatten(reached.state)
-    _, structure = tree.flatten(transformation.init(params))
+    fresh, structure = tree.flatten(transformation.init(params))
+    assert len(leaves) == len(fresh), (
+        f"the state has {len(leaves)} leaves after an update and had {len(fresh)} at init, so what was saved fits no "
+        "new state: where the gradient is None, keep what there was (see state_keeps_its_structure)"
+    )
     loaded = tree.unflatten(structure, [leaf.clone() for leaf in leaves])
     _assert_same_run(
         run(transformation, reached.params, grads, loaded), run(transformation, reached.params, grads, reached.state)

@@ -1,6 +1,6 @@
 """What numbers a factory takes: checked where it is called, and never by looking at a tensor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +9,8 @@ from functional_train.values.errors import HyperparameterError
 from functional_train.values.types import Hyperparameter
 
 Number = float | Tensor
+
+_ELSEWHERE = " Parameters go to optimizer.init(params), not to the factory."
 
 
 def check_non_negative(name: str, value: Hyperparameter, hint: str = "") -> Number:
@@ -88,7 +90,9 @@ def check_pair(
 ) -> tuple[Hyperparameter, Hyperparameter]:
     """Refuse what is not a pair; each of its numbers is looked at where it is used."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise HyperparameterError(f"{name} must be a pair, got {pair!r}. {usual} is usual.")
+        # A number is perhaps the lr of somebody who passed parameters first, as torch.optim takes them.
+        hint = "" if isinstance(pair, tuple) else _ELSEWHERE
+        raise HyperparameterError(f"{name} must be a pair, got {_shown(pair)}. {usual} is usual.{hint}")
     return pair
 
 
@@ -130,5 +134,15 @@ def _checked(name: str, value: Any, accept: Callable[[float], bool], rule: str, 
                 "vmap."
             )
     elif isinstance(value, bool) or not isinstance(value, int | float) or not accept(value):
-        raise HyperparameterError(f"{name} {rule}, got {value!r}. {hint}".rstrip())
+        hint = _ELSEWHERE if _may_be_params(value) else f" {hint}" if hint else ""
+        raise HyperparameterError(f"{name} {rule}, got {_shown(value)}.{hint}")
     return value
+
+
+def _may_be_params(value: Any) -> bool:
+    """Whether somebody passed what torch.optim takes first: a mapping, a list or a generator of parameters."""
+    return isinstance(value, Mapping | Iterator | list)
+
+
+def _shown(value: Any) -> str:
+    return f"a {type(value).__name__}" if _may_be_params(value) else repr(value)

@@ -225,6 +225,8 @@ def check_params(params: Flat | None, taker: str) -> Flat:
 
 def check_transformation(optimizer: Any, taker: str) -> None:
     """Refuse what is no transformation: a factory that was not called, an optimizer of torch."""
+    if isinstance(optimizer, list):
+        raise StructureError(f"{taker} takes a GradientTransformation, got a list. Unpack it: ft.chain(*links).")
     if not isinstance(optimizer, GradientTransformation):
         raise StructureError(
             f"{taker} takes a GradientTransformation, got a {type(optimizer).__name__}. Call the factory, "

@@ -57,8 +57,10 @@ def test_a_missing_name_lists_those_there_are() -> None:
 
 
 def test_reads_at_a_glance() -> None:
-    """The repr says how long the run was, where it stands and why it ended; counts and vectors are left out."""
-    assert repr(history) == "History of 4 steps: loss 1.5, overstep 0, eval/accuracy 0.75 (finished)"
+    """The repr says how long the run was, where it stands and why it ended; of vectors it says the shape."""
+    assert repr(history) == (
+        "History of 4 steps: loss 1.5, per_class of shape (2,), overstep 0, eval/accuracy 0.75 (finished)"
+    )
     assert repr(ft.History({}, "interrupted")) == "History of 0 steps: nothing recorded (interrupted)"
 
 

@@ -239,3 +239,26 @@ def test_compiles_as_one_graph() -> None:
     finally:
         torch.compiler.reset()
     assert_close(actual, expected, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "buffers", "note"),
+    [
+        (
+            lambda params, batch, *, buffers: params["w"].sum(),
+            None,
+            "this state does not own it. See buffers= of ft.init_",
+        ),
+        (
+            lambda params, batch: params["w"].sum(),
+            ft.Params({"mean": torch.ones(1)}),
+            "this state owns it. See buffers=",
+        ),
+    ],
+)
+def test_an_error_of_the_call_says_what_the_state_owns(loss_fn: Any, buffers: ft.Params | None, note: str) -> None:
+    """A loss that takes other keywords than the state owns fails as Python says it, with a note on the rule."""
+    step = ft.make_step(ft.grad_and_value(loss_fn), ft.sgd())
+    with pytest.raises(TypeError, match=r"keyword.* argument:? 'buffers'") as error:
+        step(ft.init_state({"w": torch.ones(1)}, ft.sgd(), buffers=buffers), torch.ones(1))
+    assert note in "".join(error.value.__notes__)

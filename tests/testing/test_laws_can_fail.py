@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 import functional_train as ft
 from functional_train import testing
-from functional_train.testing.laws import LAWS, check_law
+from functional_train.testing.laws import LAWS, check_law, settings_for
 from functional_train.updates.transformation import columnwise
 from tests.global_rng import seeded
 
@@ -90,6 +91,11 @@ BROKEN: list[tuple[Callable[..., None], ft.GradientTransformation, str]] = [
     (testing.is_pure, counting(), "trees differ at '0/a' in 2 of 2 elements"),
     (testing.is_pure, on_leaves(lambda leaf: leaf + 0 * torch.rand(())), "the global generator of torch moved"),
     (testing.resumes_from_leaves, recognizing(), "trees differ at 'updates/a'"),
+    (
+        testing.resumes_from_leaves,
+        of(lambda g, s: (g, {}), lambda params: params),
+        r"has 0 leaves after an update and had 2 at init.*where the gradient is None, keep",
+    ),
     (testing.runs_are_independent, counting(), "trees differ at '0/a'"),
     (testing.composes, leaking(), "trees differ at '"),
     (testing.vmap_equals_loop, on_leaves(lambda leaf: leaf if leaf.sum() > 0 else -leaf), "cannot be mapped over. "),
@@ -161,3 +167,14 @@ def test_check_law_finds_a_counterexample() -> None:
     with pytest.raises(AssertionError, match="argument '0' was written to: its version was 0 and is 1") as error:
         check_law(testing.is_pure, broken, testing.params_and_grads())
     assert "drawn=(tensor(0., dtype=torch.float64), tensor(0., dtype=torch.float64))" in "".join(error.value.__notes__)
+
+
+def test_no_law_is_too_slow() -> None:
+    """Under Hypothesis's own profile, too, which has a deadline that a trace would miss."""
+    profile = settings.get_current_profile_name()
+    settings.load_profile("default")
+    try:
+        assert settings().deadline is not None
+        assert all(settings_for(law).deadline is None for law in LAWS["transformation"])
+    finally:
+        settings.load_profile(profile)

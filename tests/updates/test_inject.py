@@ -138,6 +138,26 @@ def test_a_map_over_parameters_finds_the_moments() -> None:
     assert tree.map_params(lambda leaf, param: leaf, (), params) == ()
 
 
+def test_a_class_of_torch_follows_a_schedule() -> None:
+    """The factory is given values, so that it need not take schedules itself."""
+
+    def make(lr: ft.Hyperparameter) -> ft.GradientTransformation:
+        return ft.wrap_torch_optimizer(torch.optim.NAdam, lr=lr)
+
+    optimizer = ft.inject_hyperparams(make)(lr=ft.schedules.linear(0.1, 0.0, 2))
+    own = ft.nadam(lr=ft.schedules.linear(0.1, 0.0, 2))
+    grads = {"w": torch.ones(2, dtype=torch.float64)}
+    start = ft.tree.zeros_like(grads)
+    states = optimizer.init(start), own.init(start)
+    found, expected = start, start
+    for _ in range(3):
+        found, wrapped_state = ft.make_update(optimizer)(grads, states[0], found)
+        expected, own_state = ft.make_update(own)(grads, states[1], expected)
+        states = wrapped_state, own_state
+        torch.testing.assert_close(found, expected)
+    assert tree.get(states[0], "lr") == 0.0
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -148,6 +168,11 @@ def test_a_map_over_parameters_finds_the_moments() -> None:
             ),
             ft.HyperparameterError,
             r"holds the hyperparameters \['lr', 'momentum'\], this optimizer keeps \['lr'\].*optimizer\.init",
+        ),
+        (
+            lambda: ft.inject_hyperparams(ft.sgd(0.1)),  # pyright: ignore[reportArgumentType]
+            ft.StructureError,
+            r"takes a factory, got a GradientTransformation.*inject_hyperparams\(ft\.adamw\)\(lr",
         ),
         (lambda: ft.named_chain(ft.sgd()), ft.StructureError, "pairs of name and transformation, got Gradient"),
         (lambda: ft.named_chain(("a", ft.sgd()), ("a", ft.sgd())), ft.StructureError, r"another name.*\['a', 'a'\]"),

@@ -91,10 +91,16 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: ft.tree.get({"a/b": 1, "a": {"b": 2}}, "a/b"), ft.PathError, "'a/b' is ambiguous"),
     (lambda: ft.tree.get(STATE, "weight"), ft.PathError, "nothing in the tree is called 'weight'. .* begin: name, opt"),
-    (lambda: ft.tree.get(STATE, "xlr"), ft.PathError, "nothing in the tree is called 'xlr'"),
+    (lambda: ft.tree.get(STATE, "xlr"), ft.PathError, "called 'xlr'.*when it was passed to .*inject_hyperparams"),
     (lambda: ft.tree.get({}, "lr"), ft.PathError, "none: the tree is empty"),
     (lambda: ft.tree.set(STATE, "lr1", 0.5), ft.PathError, "nothing in the tree is called 'lr1'"),
     (lambda: ft.tree.set(STATE, "lr", [0.5]), ft.StructureError, "the tree has a leaf there, the new part has a list"),
+    (lambda: ft.tree.set(STATE, "lr", "0.5"), ft.StructureError, "'opt_state/0/lr' is a tensor, the new part a str"),
+    (
+        lambda: ft.tree.set(STATE, "lr", ft.schedules.constant(0.5)),
+        ft.StructureError,
+        "the new part a function. Put a tensor or a number there; a schedule goes to the factory",
+    ),
     (lambda: ft.tree.set(STATE, "lr", torch.ones(2)), ft.StructureError, r"'opt_state/0/lr' has shape \(\), .* \(2,\)"),
     (
         lambda: ft.tree.set(STATE, "params", ft.Params({"layer1.weight": torch.ones(2, 3)})),

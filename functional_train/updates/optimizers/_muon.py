@@ -173,6 +173,8 @@ def muon(
 
     Embeddings and the last layer are matrices by shape, but not maps between hidden layers, and do better with AdamW.
     Leave them out by path: `matrices=lambda path, leaf: leaf.ndim == 2 and not path.startswith(("embed", "head"))`.
+    Kernels of convolutions have more than two dimensions, so they are AdamW's unless `matrices` takes them, as with
+    `leaf.ndim >= 2`.
 
     Args:
         lr: As `scale_by_lr`; not adjusted where it scales the decay.

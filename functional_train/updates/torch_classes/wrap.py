@@ -54,6 +54,9 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
     gradients, and then describes a new one. What the class makes at its first step only is marked as not made yet.
     Numbers of Python become 0-d tensors, and numbers again when the class sees them.
 
+    Its numbers are no schedules. One that changes is kept in the state: `ft.inject_hyperparams(make)(lr=schedule)` with
+    `def make(lr: ft.Hyperparameter): return ft.wrap_torch_optimizer(cls, lr=lr)`.
+
     A class with a method `train` is put into training mode. One whose `step` needs a closure uses
     `grad_and_value_fn=`. One that draws from the global generators of torch, NumPy or Python needs `key=`, which seeds
     them for the step; they are put back afterwards.

@@ -16,7 +16,7 @@ from functional_train.updates.transformation import (
     update_columns,
     zero_step,
 )
-from functional_train.values.errors import HyperparameterError
+from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.params import Params
 from functional_train.values.tree import Flat
 from functional_train.values.types import Hyperparameter, Tree
@@ -50,7 +50,8 @@ def inject_hyperparams(
     Numbers, tensors and schedules that are passed by name or position live in the state from then on, under their
     names: `ft.tree.get(opt_state, "lr")` reads one, and `ft.tree.set(opt_state, "lr", 0.1)` makes a state in which it
     is another, so a run that is resumed goes on with it. A schedule is evaluated after each update, for the next one;
-    a value set in its place is thus used once. What is not passed stays the number of its default.
+    a value set in its place is thus used once. What is not passed stays the number of its default. For one `lr` of
+    several groups, inject into a function of it that makes the whole optimizer.
 
     Args:
         factory: Any function from hyperparameters to a transformation. Where a parameter is annotated, only
@@ -62,6 +63,7 @@ def inject_hyperparams(
     Raises:
         HyperparameterError: when that is called: a number is outside its range. The value of a tensor is never looked
             at.
+        StructureError: the argument is a transformation and not a factory.
 
     Source: Optax, `inject_hyperparams`.
 
@@ -76,18 +78,26 @@ def inject_hyperparams(
         >>> ft.make_update(optimizer)({"w": torch.ones(1)}, opt_state, params)[0]
         {'w': tensor([0.5000])}
     """
+    if isinstance(factory, GradientTransformation):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise StructureError(
+            "inject_hyperparams takes a factory, got a GradientTransformation. Call what it returns: "
+            "ft.inject_hyperparams(ft.adamw)(lr=1e-3)."
+        )
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)
     def injected(*args: Any, **kwargs: Any) -> GradientTransformation:
         given = signature.bind(*args, **kwargs).arguments
-        factory(*args, **kwargs)  # checks the numbers
         kept = {name: value for name, value in given.items() if _is_kept(signature.parameters[name], value)}
 
         def at(hyperparams: Mapping[str, Any]) -> GradientTransformation:
             bound = signature.bind_partial()
             bound.arguments.update({**given, **hyperparams})
             return factory(*bound.args, **bound.kwargs)
+
+        # Checks the numbers. As at an update, the factory itself need know nothing of schedules.
+        first = torch.zeros((), dtype=torch.int64)
+        at({name: _at(value, first) for name, value in kept.items() if callable(value)})
 
         def init(params: Tree) -> InjectedState:
             step = zero_step(params)

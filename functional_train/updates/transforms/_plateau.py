@@ -59,6 +59,11 @@ def reduce_on_plateau(
     compared with the best so far; after more than `patience` comparisons without an improvement,
     $c \leftarrow \max(f c, c_{\min})$, for this update already.
 
+    Place it last in a chain: a scale before Adam and its like, which divide by the size of gradients, changes nothing.
+    A value is that of one batch, so `patience` counts batches, where torch's counts epochs: single losses are noisy,
+    and `accumulation_size` should be the batches of an epoch. To watch a validation loss, pass it as `value=` to what
+    `make_update` returns.
+
     Args:
         mode: Whether a smaller value is better ("min") or a larger one ("max").
         factor: What the scale is multiplied by, in [0, 1).

@@ -131,6 +131,9 @@ def schedule_free(
 def schedule_free_eval_params(opt_state: Tree, params: Tree) -> Tree:
     r"""Compute the parameters to evaluate: the average $x = y + (1 - 1 / \beta) (z - y)$.
 
+    Train on with `params`, not with these. BatchNorm has statistics of `params`: compute these parameters' own with
+    `update_bn`.
+
     Args:
         opt_state: The optimizer state that belongs to `params`; anywhere in it is one `ScheduleFreeState`.
         params: The parameters of training, $y$.

@@ -114,7 +114,10 @@ def _find(tree: Any, name: str) -> tuple[str, ...]:
         listed = ", ".join(repr("/".join(path)) for path in nodes)
         raise PathError(f"{name!r} is ambiguous: it could be {listed}. Write more of the path.")
     known = ", ".join(path for path, _ in items(tree)[:20]) or "none: the tree is empty"
-    raise PathError(f"nothing in the tree is called {name!r}. The paths of its leaves begin: {known}.")
+    raise PathError(
+        f"nothing in the tree is called {name!r}. The paths of its leaves begin: {known}. A hyperparameter is in an "
+        "optimizer state when it was passed to a factory that ft.inject_hyperparams made."
+    )
 
 
 def get(tree: Any, name: str) -> Any:
@@ -154,7 +157,7 @@ def set(tree: Any, name: str, value: Any) -> Any:
 
     Raises:
         PathError: no such path, or several; the message lists them.
-        StructureError: the new part has another structure, or a tensor has another shape.
+        StructureError: the new part has another structure, or a tensor has another shape or stands for no tensor.
 
     Example:
         >>> import functional_train as ft, torch
@@ -178,8 +181,13 @@ def _replaced(node: Any, path: tuple[str, ...], value: Any, full: str) -> Any:
         return torch.full_like(node, value)
     check_same_structure(node, value, ("the tree", "the new part"), f"It was to be put at {full!r}.")
     for (below, old), (_, new) in zip(items(node), items(value), strict=True):
-        if isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape != new.shape:
-            place = f"{full}/{below}" if below else full
+        place = f"{full}/{below}" if below else full
+        if isinstance(old, Tensor) and not isinstance(new, Tensor):
+            raise StructureError(
+                f"{place!r} is a tensor, the new part a {type(new).__name__}. Put a tensor or a number there; a "
+                "schedule goes to the factory of the optimizer."
+            )
+        if isinstance(old, Tensor) and old.shape != new.shape:
             raise StructureError(f"{place!r} has shape {tuple(old.shape)}, the new part {tuple(new.shape)}.")
     return value
 
