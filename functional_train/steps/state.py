@@ -88,8 +88,7 @@ def check_untouched(state: TrainState, when: str = "after its TrainState was mad
         if len(now) != len(leaves) or any(new is not old for new, old in zip(now, leaves, strict=True)):
             raise OwnershipError(
                 f"a dict or a list inside the state was written to {when}: it holds other leaves now. Make changes "
-                "with "
-                "state.replace(...); params that are ft.Params cannot be written to."
+                "with state.replace(...); params that are ft.Params cannot be written to."
             )
     if _versions(leaves) == versions:
         return
@@ -100,8 +99,7 @@ def check_untouched(state: TrainState, when: str = "after its TrainState was mad
                 f"{path!r} was written to {when}: its version was {version} and is {leaf._version}. "
                 "A state is a value; somebody changed it in place (an optimizer, an in-place operation such as +=, a "
                 "module that shares the tensor), and the old numbers are gone: go back to an earlier state. Make "
-                "changes "
-                "with state.replace(...), and give others ft.tree.copy(state) to write to."
+                "changes with state.replace(...), and give others ft.tree.copy(state) to write to."
             )
 
 
@@ -133,8 +131,7 @@ def init_state(
             place = f"params: {path!r}" if path else "params"
             raise StructureError(
                 f"{place} is a {type(leaf).__name__}, not a tensor. Of a module, pass ft.functionalize(module).params; "
-                "a "
-                "number becomes a parameter with torch.tensor(...)."
+                "a number becomes a parameter with torch.tensor(...)."
             )
     if not leaves(params):
         raise StructureError("params hold no leaf: there is nothing to train. Was an empty tree or a generator passed?")

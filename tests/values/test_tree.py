@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import functional_train as ft
 from functional_train import testing
@@ -252,3 +252,11 @@ def test_mappings_in_classes_of_their_own_are_seen() -> None:
     assert ft.tree.paths(known) == ["0/ids", "0/more/mask", "1"]
     tree = {"a": ids}
     assert as_known_mappings(tree) is tree
+
+
+def test_zeros_of_no_tensors_are_refused() -> None:
+    """A module, its generator of parameters, or a number in the place of a tensor is named."""
+    linear = nn.Linear(2, 1)
+    for tree, found in ((linear, "a Linear"), (linear.parameters(), "a generator"), ({"w": [1.0]}, "a float at 'w/0'")):
+        with pytest.raises(ft.StructureError, match=rf"got {found}\. Of a module, pass ft\.functionalize"):
+            ft.adam().init(tree)

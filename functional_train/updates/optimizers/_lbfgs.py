@@ -80,10 +80,10 @@ def lbfgs(
 
     H begins with $y^\top s / y^\top y$ and has the last `history_size` pairs with $y^\top s > 10^{-10}$. An update
     looks at the loss again between its iterations, by `grad_and_value_fn=`, which `make_step` passes with the batch
-    bound; so no link of a `chain` before it should change the gradients. Its history tells of the steps that it returns:
-    what changes those afterward (`cautious`, `graft`, `stochastic_rounding`) can make it diverge. Numbers are read by the host, and iterations
-    end early, unless the update is traced, mapped over or differentiated: then all are computed, and those after the
-    end chosen away.
+    bound; so no link of a `chain` before it should change the gradients. Its history tells of the steps that it
+    returns: what changes those afterward (`cautious`, `graft`, `stochastic_rounding`) can make it diverge. Numbers are
+    read by the host, and iterations end early, unless the update is traced, mapped over or differentiated: then all
+    are computed, and those after the end chosen away.
 
     Args:
         lr: The step t, at least 0; in the first iteration of all $t = \min(1, 1 / \lVert g \rVert_1) \, \mathrm{lr}$.

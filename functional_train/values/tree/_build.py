@@ -11,6 +11,7 @@ from functional_train.values.tree._structure import (
     check_same_structure,
     flatten,
     is_floating,
+    items,
     leaves,
     map,
     tensors,
@@ -28,12 +29,25 @@ def zeros_like(tree: Any, *, dtype: torch.dtype | None = None) -> Any:
     Returns:
         A tree with the structure, shapes and devices of `tree`.
 
+    Raises:
+        StructureError: a leaf is no tensor; the message names it.
+
     Example:
         >>> import functional_train as ft, torch
         >>> ft.tree.zeros_like({"w": torch.ones(2)})
         {'w': tensor([0., 0.])}
     """
-    return map(lambda leaf: torch.zeros_like(leaf, dtype=dtype), tree)
+    try:
+        return map(lambda leaf: torch.zeros_like(leaf, dtype=dtype), tree)
+    except TypeError as error:
+        for path, leaf in items(tree):
+            if not isinstance(leaf, Tensor):
+                place = f" at {path!r}" if path else ""
+                raise StructureError(
+                    f"a tree of tensors was expected, got a {type(leaf).__name__}{place}. "
+                    "Of a module, pass ft.functionalize(module).params."
+                ) from error
+        raise
 
 
 def copy(tree: Any) -> Any:
