@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import pytest
 import torch
 
 import functional_train as ft
@@ -55,3 +56,12 @@ def test_gradients_of_another_dtype_cost_no_search() -> None:
     new = ft.make_update(ft.sgd(1.0))(grads, ft.sgd(1.0).init(params), params)[0]
     assert [leaf.dtype for leaf in new.values()] == [torch.float32, torch.float64]
     assert all(leaf.item() == -1.0 for leaf in new.values())
+
+
+def test_a_misfit_is_named_beside_a_leaf_that_only_one_tree_has() -> None:
+    """The path in the message is that of the leaf of another shape, also where the other tree has `None` before it."""
+    params, wrong = {"a": None, "b": torch.ones(2)}, {"a": torch.ones(1), "b": torch.ones(3)}
+    with pytest.raises(ft.FunctionalTrainError, match="at 'b'"):
+        ft.apply_updates(params, wrong)
+    with pytest.raises(ft.FunctionalTrainError, match="at 'b'"):
+        ft.make_update(ft.sgd())(wrong, ft.sgd().init(params), params)

@@ -276,3 +276,11 @@ def test_what_is_not_chosen_has_no_influence() -> None:
     slope = torch.func.grad(lambda p: tree.where(torch.tensor(False), nan, p)["w"].sum())(ones)
     testing.assert_trees_equal(slope, ones)
     assert tree.maximum(ones, nan)["w"][0].isnan()
+
+
+def test_the_default_device_has_no_part_in_it() -> None:
+    """Numbers meet leaves where these are, whatever device new tensors of the user's go to."""
+    ones = {"w": torch.ones(2)}
+    with torch.device("meta"):
+        made = tree.scale(0.5, ones), tree.sqrt(ones, factor=0.5), tree.addcmul(ones, ones, ones, decay=0.5)
+    testing.assert_trees_equal(made, tuple({"w": torch.full((2,), number)} for number in (0.5, 0.5, 1.5)))
