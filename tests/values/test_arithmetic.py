@@ -260,6 +260,17 @@ def test_small_shifts_are_not_lost_in_low_precision(dtype: torch.dtype) -> None:
     testing.assert_trees_equal(tree.div_sqrt(zeros, zeros, inside=1e-16), zeros)
 
 
+@pytest.mark.parametrize("dtype", LOW)
+def test_low_precision_beside_a_wide_tree_is_computed_wide(dtype: torch.dtype) -> None:
+    """Where only the second tree has 16 bits, a tensor scalar is not rounded to them, nor is what it is a factor of."""
+    wide, low = {"w": torch.zeros(2)}, {"w": torch.full((2,), 3.0, dtype=dtype)}
+    third = torch.tensor(1 / 3)
+    testing.assert_trees_equal(tree.add(wide, low, alpha=third), {"w": 3.0 * third.expand(2)})
+    testing.assert_trees_equal(tree.addcmul(wide, low, low, third), {"w": third * torch.full((2,), 9.0)})
+    roots = tree.div_sqrt({"w": torch.ones(2)}, low)
+    testing.assert_trees_equal(roots, {"w": 1 / torch.full((2,), 3.0).sqrt()})
+
+
 def test_slopes_of_norm_and_root_at_zero_are_zero() -> None:
     """A vanishing gradient does not make nan of the derivative of a norm or a root."""
     zeros = {"w": torch.zeros(2, dtype=torch.float64)}

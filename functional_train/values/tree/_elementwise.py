@@ -12,7 +12,7 @@ from torch import Tensor
 from functional_train.values.errors import StructureError
 from functional_train.values.tree._alike import any_low
 from functional_train.values.tree._flat import Flat, flat
-from functional_train.values.tree._precision import LOW_PRECISION, wide
+from functional_train.values.tree._precision import is_low, wide, wide_dtype
 
 Scalar = float | int | complex | Tensor | Flat
 """A number, a 0-d tensor, or a column of 0-d tensors: one number a leaf."""
@@ -62,7 +62,7 @@ def elementwise(
             numbers.append(scalar)
     dtype = first.dtype
     if has_tensor or wide:
-        if any_low(first) or (has_tensor and (not plain or dtype is None)):
+        if any(map(any_low, trees)) or (has_tensor and (not plain or dtype is None)):
             per_leaf = [n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers]
             width, rows = len(columns), zip(*columns, *per_leaf, strict=True)
             made = [_one_leaf(one, row[:width], row[width:]) for row in rows]
@@ -107,8 +107,9 @@ def _as_dtype(number: Any, dtype: torch.dtype) -> Any:
 
 def _one_leaf(one: Callable[..., Any], row: Sequence[Any], numbers: Sequence[Any]) -> Any:
     dtype = row[0].dtype
-    if dtype in LOW_PRECISION:
-        return one(*[wide(leaf) for leaf in row], *(_as_dtype(number, torch.float32) for number in numbers)).to(dtype)
+    if any(map(is_low, row)):
+        row, width = [wide(leaf) for leaf in row], wide_dtype(dtype)
+        return one(*row, *(_as_dtype(number, width) for number in numbers)).to(dtype)
     out = one(*row, *(_as_dtype(number, dtype) for number in numbers))
     return out if out.dtype == dtype else out.to(dtype)
 
