@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import functional_train as ft
 
@@ -65,3 +66,20 @@ def test_a_misfit_is_named_beside_a_leaf_that_only_one_tree_has() -> None:
         ft.apply_updates(params, wrong)
     with pytest.raises(ft.FunctionalTrainError, match="at 'b'"):
         ft.make_update(ft.sgd())(wrong, ft.sgd().init(params), params)
+
+
+@pytest.mark.parametrize(
+    "name", ["adamax", "adan", "ema_params", "lamb", "nadam", "novograd", "psgd", "radam", "stable_adamw"]
+)
+def test_parameters_may_lie_on_several_devices(name: str) -> None:
+    """Numbers that belong to all leaves meet each on its own device, as torch.optim's do, and updates stay there.
+
+    Fake tensors know their devices and compute nothing, so no such device has to be there.
+    """
+    optimizer, devices = getattr(ft, name)(), ("cuda:0", "cuda:1", "cpu")
+    with FakeTensorMode():
+        params = grads = [torch.ones(3, 2, device=device) for device in devices]
+        state = optimizer.init(params)
+        for _ in range(2):
+            params, state = ft.make_update(optimizer)(grads, state, params, key=ft.random.key(0))
+    assert tuple(str(leaf.device) for leaf in params) == devices

@@ -56,7 +56,7 @@ def elementwise(
             numbers.append(scalar.leaves)
             plain, has_tensor = plain and scalar.plain, True
         elif isinstance(scalar, Tensor):
-            numbers.append(scalar)
+            numbers.append(_beside(first, scalar))
             plain, has_tensor = plain and not scalar.requires_grad, True
         else:
             numbers.append(scalar)
@@ -77,6 +77,13 @@ def elementwise(
     if not _of_one_type(dtype, trees[1:], numbers) and [x.dtype for x in made] != [x.dtype for x in first.leaves]:
         made = [new.to(old.dtype) for new, old in zip(made, first.leaves, strict=True)]
     return Flat(list(made), first.frame, plain, fresh=plain, dtype=dtype)
+
+
+def _beside(column: Flat, number: Tensor) -> Any:
+    """A number, once for each leaf where they lie on several devices: only one in host memory meets them all."""
+    if number.device.type == "cpu" or column.on_one_device:
+        return number
+    return [number.to(leaf.device) for leaf in column.leaves]
 
 
 def _of_one_type(dtype: torch.dtype | None, others: Sequence[Flat], numbers: Sequence[Any]) -> bool:

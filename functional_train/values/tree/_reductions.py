@@ -137,4 +137,5 @@ def all_finite(tree: Any) -> Tensor:
 
 def stacked_norms(column: Flat) -> Tensor:
     """The Euclidean norm of each leaf of a column: shape `(n,)`, real, in float32 at least."""
-    return torch.stack(_norms(column.leaves, 2)) if column.leaves else torch.zeros(0)
+    found = _norms(column.leaves, 2)
+    return torch.stack([norm.to(found[0].device) for norm in found]) if found else torch.zeros(0)
