@@ -123,9 +123,8 @@ def _is_one(value: Number) -> bool:
 def _check_shapes(p: Flat, u: Flat) -> None:
     for position, (x, y) in enumerate(zip(p.leaves, u.leaves, strict=True)):
         if x.shape != y.shape:
-            path = tree.paths(u.tree())[position]
             raise StructureError(
-                f"the updates have shape {tuple(y.shape)} at {path!r}, the parameter {tuple(x.shape)}. "
+                f"the updates have shape {tuple(y.shape)} at {u.paths()[position]!r}, the parameter {tuple(x.shape)}. "
                 "A transformation must keep the shapes of the gradients."
             )
 
@@ -149,7 +148,7 @@ def _side_by_side(params: Tree, grads: Tree) -> tuple[Flat, Flat]:
     for position, (x, y) in enumerate(rows):
         if x.shape != y.shape:
             raise StructureError(
-                f"grads and params differ in shape at {tree.paths(grads)[position]!r}: the gradient has "
+                f"grads and params differ in shape at {g.paths()[position]!r}: the gradient has "
                 f"{tuple(y.shape)}, the parameter {tuple(x.shape)}. A gradient has the shape of its parameter; was it "
                 "reduced or batched on the way?"
             )

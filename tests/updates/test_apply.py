@@ -3,7 +3,9 @@
 import functools
 from typing import Any
 
+import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import functional_train as ft
 
@@ -55,3 +57,29 @@ def test_gradients_of_another_dtype_cost_no_search() -> None:
     new = ft.make_update(ft.sgd(1.0))(grads, ft.sgd(1.0).init(params), params)[0]
     assert [leaf.dtype for leaf in new.values()] == [torch.float32, torch.float64]
     assert all(leaf.item() == -1.0 for leaf in new.values())
+
+
+def test_a_misfit_is_named_beside_a_leaf_that_only_one_tree_has() -> None:
+    """The path in the message is that of the leaf of another shape, also where the other tree has `None` before it."""
+    params, wrong = {"a": None, "b": torch.ones(2)}, {"a": torch.ones(1), "b": torch.ones(3)}
+    with pytest.raises(ft.FunctionalTrainError, match="at 'b'"):
+        ft.apply_updates(params, wrong)
+    with pytest.raises(ft.FunctionalTrainError, match="at 'b'"):
+        ft.make_update(ft.sgd())(wrong, ft.sgd().init(params), params)
+
+
+@pytest.mark.parametrize(
+    "name", ["adamax", "adan", "ema_params", "lamb", "nadam", "novograd", "psgd", "radam", "stable_adamw"]
+)
+def test_parameters_may_lie_on_several_devices(name: str) -> None:
+    """Numbers that belong to all leaves meet each on its own device, as torch.optim's do, and updates stay there.
+
+    Fake tensors know their devices and compute nothing, so no such device has to be there.
+    """
+    optimizer, devices = getattr(ft, name)(), ("cuda:0", "cuda:1", "cpu")
+    with FakeTensorMode():
+        params = grads = [torch.ones(3, 2, device=device) for device in devices]
+        state = optimizer.init(params)
+        for _ in range(2):
+            params, state = ft.make_update(optimizer)(grads, state, params, key=ft.random.key(0))
+    assert tuple(str(leaf.device) for leaf in params) == devices

@@ -260,6 +260,17 @@ def test_small_shifts_are_not_lost_in_low_precision(dtype: torch.dtype) -> None:
     testing.assert_trees_equal(tree.div_sqrt(zeros, zeros, inside=1e-16), zeros)
 
 
+@pytest.mark.parametrize("dtype", LOW)
+def test_low_precision_beside_a_wide_tree_is_computed_wide(dtype: torch.dtype) -> None:
+    """Where only the second tree has 16 bits, a tensor scalar is not rounded to them, nor is what it is a factor of."""
+    wide, low = {"w": torch.zeros(2)}, {"w": torch.full((2,), 3.0, dtype=dtype)}
+    third = torch.tensor(1 / 3)
+    testing.assert_trees_equal(tree.add(wide, low, alpha=third), {"w": 3.0 * third.expand(2)})
+    testing.assert_trees_equal(tree.addcmul(wide, low, low, third), {"w": third * torch.full((2,), 9.0)})
+    roots = tree.div_sqrt({"w": torch.ones(2)}, low)
+    testing.assert_trees_equal(roots, {"w": 1 / torch.full((2,), 3.0).sqrt()})
+
+
 def test_slopes_of_norm_and_root_at_zero_are_zero() -> None:
     """A vanishing gradient does not make nan of the derivative of a norm or a root."""
     zeros = {"w": torch.zeros(2, dtype=torch.float64)}
@@ -276,3 +287,11 @@ def test_what_is_not_chosen_has_no_influence() -> None:
     slope = torch.func.grad(lambda p: tree.where(torch.tensor(False), nan, p)["w"].sum())(ones)
     testing.assert_trees_equal(slope, ones)
     assert tree.maximum(ones, nan)["w"][0].isnan()
+
+
+def test_the_default_device_has_no_part_in_it() -> None:
+    """Numbers meet leaves where these are, whatever device new tensors of the user's go to."""
+    ones = {"w": torch.ones(2)}
+    with torch.device("meta"):
+        made = tree.scale(0.5, ones), tree.sqrt(ones, factor=0.5), tree.addcmul(ones, ones, ones, decay=0.5)
+    testing.assert_trees_equal(made, tuple({"w": torch.full((2,), number)} for number in (0.5, 0.5, 1.5)))

@@ -40,6 +40,6 @@ def renewed(
         old = row[: len(kept)]
         if isinstance(flag, bool):
             return make(*row) if flag else old
-        return tree.map(lambda new, before: torch.where(flag, new, before), make(*row), old)
+        return tree.map(lambda new, before: torch.where(flag.to(new.device), new, before), make(*row), old)
 
     return Flat(flags(g, due), g.frame, g.plain).map(at_leaf, *kept, *given, outputs=len(kept))

@@ -12,7 +12,7 @@ from torch import Tensor
 from functional_train.values.errors import StructureError
 from functional_train.values.tree._alike import any_low
 from functional_train.values.tree._flat import Flat, flat
-from functional_train.values.tree._precision import LOW_PRECISION, wide
+from functional_train.values.tree._precision import is_low, wide, wide_dtype
 
 Scalar = float | int | complex | Tensor | Flat
 """A number, a 0-d tensor, or a column of 0-d tensors: one number a leaf."""
@@ -56,13 +56,13 @@ def elementwise(
             numbers.append(scalar.leaves)
             plain, has_tensor = plain and scalar.plain, True
         elif isinstance(scalar, Tensor):
-            numbers.append(scalar)
+            numbers.append(_beside(first, scalar))
             plain, has_tensor = plain and not scalar.requires_grad, True
         else:
             numbers.append(scalar)
     dtype = first.dtype
     if has_tensor or wide:
-        if any_low(first) or (has_tensor and (not plain or dtype is None)):
+        if any(map(any_low, trees)) or (has_tensor and (not plain or dtype is None)):
             per_leaf = [n if isinstance(n, list) else [n] * len(first.leaves) for n in numbers]
             width, rows = len(columns), zip(*columns, *per_leaf, strict=True)
             made = [_one_leaf(one, row[:width], row[width:]) for row in rows]
@@ -77,6 +77,13 @@ def elementwise(
     if not _of_one_type(dtype, trees[1:], numbers) and [x.dtype for x in made] != [x.dtype for x in first.leaves]:
         made = [new.to(old.dtype) for new, old in zip(made, first.leaves, strict=True)]
     return Flat(list(made), first.frame, plain, fresh=plain, dtype=dtype)
+
+
+def _beside(column: Flat, number: Tensor) -> Any:
+    """A number, once for each leaf where they lie on several devices: only one in host memory meets them all."""
+    if number.device.type == "cpu" or column.on_one_device:
+        return number
+    return [number.to(leaf.device) for leaf in column.leaves]
 
 
 def _of_one_type(dtype: torch.dtype | None, others: Sequence[Flat], numbers: Sequence[Any]) -> bool:
@@ -96,7 +103,7 @@ def multiplier(column: Flat, factor: Any) -> Any:
     """
     if type(factor) is not float or factor == 1 or not column.plain or column.dtype not in _WIDE or not column.leaves:
         return factor
-    return torch.tensor(factor, dtype=column.dtype) if column.leaves[0].device.type == "cpu" else factor
+    return torch.tensor(factor, dtype=column.dtype, device="cpu") if column.leaves[0].device.type == "cpu" else factor
 
 
 def _as_dtype(number: Any, dtype: torch.dtype) -> Any:
@@ -107,8 +114,9 @@ def _as_dtype(number: Any, dtype: torch.dtype) -> Any:
 
 def _one_leaf(one: Callable[..., Any], row: Sequence[Any], numbers: Sequence[Any]) -> Any:
     dtype = row[0].dtype
-    if dtype in LOW_PRECISION:
-        return one(*[wide(leaf) for leaf in row], *(_as_dtype(number, torch.float32) for number in numbers)).to(dtype)
+    if any(map(is_low, row)):
+        row, width = [wide(leaf) for leaf in row], wide_dtype(dtype)
+        return one(*row, *(_as_dtype(number, width) for number in numbers)).to(dtype)
     out = one(*row, *(_as_dtype(number, dtype) for number in numbers))
     return out if out.dtype == dtype else out.to(dtype)
 

@@ -95,6 +95,11 @@ class Flat:
                 self._contiguous = False
         return self._contiguous
 
+    @property
+    def on_one_device(self) -> bool:
+        """Whether all leaves lie on one device."""
+        return len({leaf.device for leaf in self.leaves}) <= 1
+
     def tree(self, absent: Any = None) -> Any:
         """The column as a tree again. From then on others may hold its leaves.
 
@@ -199,7 +204,7 @@ class Flat:
         return Flat(made, self.frame, self.plain and not made[0].requires_grad)
 
     def spread(self, values: Tensor) -> "Flat":
-        """One number for each leaf of the structure, as a column of 0-d tensors in the dtypes of this one's leaves.
+        """One number for each leaf of the structure, as a column of 0-d tensors of this one's dtypes and devices.
 
         Args:
             values: Shape `(num_leaves,)`, one entry for each leaf of the structure, absent ones included. Bools stay.
@@ -230,6 +235,8 @@ class Flat:
             numbers = [numbers[place] for place in places]
         if len(dtypes) > 1:
             numbers = [number.to(_number_dtype(leaf.dtype)) for number, leaf in zip(numbers, self.leaves, strict=True)]
+        if not self.on_one_device:
+            numbers = [number.to(leaf.device) for number, leaf in zip(numbers, self.leaves, strict=True)]
         return Flat(numbers, self.frame, self.plain and not values.requires_grad)
 
     def only(self, chosen: Sequence[bool]) -> "Flat":
