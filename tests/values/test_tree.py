@@ -16,6 +16,7 @@ import functional_train as ft
 from functional_train import testing
 from functional_train.testing.strategies import Layer, Pair
 from functional_train.values.tree._structure import NAMESPACE, as_known_mappings
+from tests.global_rng import seeded
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64)
 TREES = testing.pytrees(st.integers())
@@ -256,7 +257,8 @@ def test_mappings_in_classes_of_their_own_are_seen() -> None:
 
 def test_zeros_of_no_tensors_are_refused() -> None:
     """A module, its generator of parameters, or a number in the place of a tensor is named."""
-    linear = nn.Linear(2, 1)
+    with seeded():
+        linear = nn.Linear(2, 1)
     for tree, found in ((linear, "a Linear"), (linear.parameters(), "a generator"), ({"w": [1.0]}, "a float at 'w/0'")):
         with pytest.raises(ft.StructureError, match=rf"got {found}\. Of a module, pass ft\.functionalize"):
             ft.adam().init(tree)
