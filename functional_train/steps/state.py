@@ -9,7 +9,7 @@ from functional_train.updates.transformation import GradientTransformation, chec
 from functional_train.values.errors import OwnershipError, StructureError
 from functional_train.values.params import Params
 from functional_train.values.struct import struct
-from functional_train.values.tree._structure import flatten, items, leaves
+from functional_train.values.tree._structure import flatten, items, leaves, not_tensor
 from functional_train.values.types import Tree
 
 
@@ -126,13 +126,14 @@ def init_state(
         tensor(0)
     """
     check_transformation(optimizer, "init_state")
-    for path, leaf in items(params):
-        if not isinstance(leaf, Tensor):
-            place = f"params: {path!r}" if path else "params"
-            raise StructureError(
-                f"{place} is a {type(leaf).__name__}, not a tensor. Of a module, pass ft.functionalize(module).params; "
-                "a number becomes a parameter with torch.tensor(...)."
-            )
+    found = not_tensor(params)
+    if found is not None:
+        path, leaf = found
+        place = f"params: {path!r}" if path else "params"
+        raise StructureError(
+            f"{place} is a {type(leaf).__name__}, not a tensor. Of a module, pass ft.functionalize(module).params; "
+            "a number becomes a parameter with torch.tensor(...)."
+        )
     if not leaves(params):
         raise StructureError("params hold no leaf: there is nothing to train. Was an empty tree or a generator passed?")
     for path, leaf in items(params):

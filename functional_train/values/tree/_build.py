@@ -11,9 +11,9 @@ from functional_train.values.tree._structure import (
     check_same_structure,
     flatten,
     is_floating,
-    items,
     leaves,
     map,
+    not_tensor,
     tensors,
     unflatten,
 )
@@ -40,14 +40,15 @@ def zeros_like(tree: Any, *, dtype: torch.dtype | None = None) -> Any:
     try:
         return map(lambda leaf: torch.zeros_like(leaf, dtype=dtype), tree)
     except TypeError as error:
-        for path, leaf in items(tree):
-            if not isinstance(leaf, Tensor):
-                place = f" at {path!r}" if path else ""
-                raise StructureError(
-                    f"a tree of tensors was expected, got a {type(leaf).__name__}{place}. "
-                    "Of a module, pass ft.functionalize(module).params."
-                ) from error
-        raise
+        found = not_tensor(tree)
+        if found is None:
+            raise
+        path, leaf = found
+        place = f" at {path!r}" if path else ""
+        raise StructureError(
+            f"a tree of tensors was expected, got a {type(leaf).__name__}{place}. "
+            "Of a module, pass ft.functionalize(module).params."
+        ) from error
 
 
 def copy(tree: Any) -> Any:

@@ -314,6 +314,11 @@ def tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def not_tensor(tree: Any) -> tuple[str, Any] | None:
+    """The path and value of the first leaf that is no tensor, or None when all are."""
+    return next(((path, leaf) for path, leaf in items(tree) if not isinstance(leaf, Tensor)), None)
+
+
 def device_of(tree: Any) -> torch.device | None:
     """The device of the first tensor of a tree, or None when it holds none."""
     found = tensors(tree)
