@@ -57,7 +57,7 @@ class Flat:
         {'w': tensor([3., 3.]), 'b': None}
     """
 
-    __slots__ = ("_contiguous", "_dtype", "frame", "fresh", "leaves", "plain", "source", "spent")
+    __slots__ = ("_contiguous", "_dtype", "_on_one_device", "frame", "fresh", "leaves", "plain", "source", "spent")
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class Flat:
         self.spent = False
         self._dtype = dtype
         self._contiguous: bool | None = None
+        self._on_one_device: bool | None = None
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -98,7 +99,9 @@ class Flat:
     @property
     def on_one_device(self) -> bool:
         """Whether all leaves lie on one device."""
-        return len({leaf.device for leaf in self.leaves}) <= 1
+        if self._on_one_device is None:
+            self._on_one_device = len({leaf.device for leaf in self.leaves}) <= 1
+        return self._on_one_device
 
     def tree(self, absent: Any = None) -> Any:
         """The column as a tree again. From then on others may hold its leaves.

@@ -158,7 +158,8 @@ def _rate(lr: Any) -> Any:
 
 
 def _is_dense(dtypes: frozenset[torch.dtype], *columns: Flat) -> bool:
-    if not all(column.plain for column in columns) or not columns[0].leaves or torch._C._len_torch_dispatch_stack():
+    # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
+    if not are_alike(*columns) or torch._C._len_torch_dispatch_stack():
         return False
     first = columns[0].leaves
     if first[0].dtype not in dtypes or first[0].device.type not in _KERNEL_DEVICES:
@@ -166,5 +167,4 @@ def _is_dense(dtypes: frozenset[torch.dtype], *columns: Flat) -> bool:
     kinds: set[Any] = set()
     for column in columns:
         kinds.update(map(type, column.leaves), map(Tensor.get_device, column.leaves))
-    # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
-    return len(kinds) == 2 and Tensor in kinds and are_alike(*columns)
+    return len(kinds) == 2 and Tensor in kinds
