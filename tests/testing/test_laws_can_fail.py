@@ -169,6 +169,12 @@ def test_check_law_finds_a_counterexample() -> None:
     assert "drawn=(tensor(0., dtype=torch.float64), tensor(0., dtype=torch.float64))" in "".join(error.value.__notes__)
 
 
+def test_a_kink_at_a_round_number_breaks_no_law() -> None:
+    """Adafactor's steps change at parameters of 1e-3, which Hypothesis reads in its source, and tries."""
+    params = {"w": torch.tensor([1e-3]), "b": torch.tensor(-1e-3)}
+    testing.is_differentiable(ft.adafactor(), params, ft.tree.map(torch.ones_like, params))
+
+
 def test_no_law_is_too_slow() -> None:
     """Under Hypothesis's own profile, too, which has a deadline that a trace would miss."""
     profile = settings.get_current_profile_name()

@@ -53,7 +53,7 @@ def cautious(transformation: GradientTransformation, *, direction: bool = False)
 
     def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, Tree]:
         # The gradient is looked at again, so nothing inside may write into it.
-        held = Flat(g.leaves, g.frame, g.plain, g.source)
+        held = g.held()
         u, state, _ = update_columns(transformation, held, state, p, extra)
         if u.frame is not g.frame:
             (held,) = u.beside(g.tree())

@@ -115,9 +115,8 @@ def conditionally_transform(tx: GradientTransformation, condition_fn: ConditionF
     check_transformation(tx, "conditionally_transform")
 
     def update(g: Flat, state: ConditionState, p: Flat | None, **extra: Any) -> tuple[Flat, ConditionState]:
-        # Other columns of the same leaves, so that `tx` cannot spend those that may pass through.
-        kept = Flat(g.leaves, g.frame, g.plain, g.source)
-        updates, inner = choose_update(_asked(condition_fn, state, extra), tx, kept, state.inner, p, extra, g)
+        # Held, so that `tx` cannot spend the leaves that may pass through.
+        updates, inner = choose_update(_asked(condition_fn, state, extra), tx, g.held(), state.inner, p, extra, g)
         return updates, ConditionState(state.step + 1, inner)
 
     return GradientTransformation(_init(tx), columnwise(update))

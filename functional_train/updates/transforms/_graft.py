@@ -65,17 +65,13 @@ def graft(magnitude: GradientTransformation, direction: GradientTransformation) 
     def update(g: Flat, state: GraftState, p: Flat | None, **extra: Any) -> tuple[Flat, GraftState]:
         check_state(state, GraftState)
         # Columns of their own, since each may spend what it is given.
-        sizes, magnitude_state, _ = update_columns(magnitude, _again(g), state.magnitude, p, extra)
-        ways, direction_state, at = update_columns(direction, _again(g), state.direction, p, extra)
+        sizes, magnitude_state, _ = update_columns(magnitude, g.held(), state.magnitude, p, extra)
+        ways, direction_state, at = update_columns(direction, g.held(), state.direction, p, extra)
         del at
         sizes, ways = (column if column.frame is g.frame else g.beside(column.tree())[0] for column in (sizes, ways))
         return ways.map(_resized, sizes), GraftState(magnitude_state, direction_state)
 
     return GradientTransformation(init, columnwise(update))
-
-
-def _again(column: Flat) -> Flat:
-    return Flat(column.leaves, column.frame, column.plain, column.source)
 
 
 def _resized(way: Tensor, size: Tensor) -> Tensor:

@@ -131,6 +131,10 @@ class Flat:
         self.spent = self.fresh and self.plain
         return self
 
+    def held(self) -> "Flat":
+        """Another column of the same leaves, which nobody can spend."""
+        return Flat(self.leaves, self.frame, self.plain, self.source)
+
     def beside(self, *trees: Any) -> "tuple[Flat, ...]":
         """Lay more trees of the same structure beside this column.
 
