@@ -14,6 +14,7 @@ from functional_train.models.statistics import update_bn
 from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
+from functional_train.steps.compiling.compile import CacheInfo, Compiled, CompileReport, compile
 from functional_train.steps.loop import fold, iterate, scan
 from functional_train.steps.scaled import ScaledState, init_scaled_state, make_scaled_step
 from functional_train.steps.state import TrainState, init_state
@@ -139,6 +140,7 @@ from functional_train.updates.transforms._trust_ratio import scale_by_trust_rati
 from functional_train.values import random, tree
 from functional_train.values.errors import (
     BatchesError,
+    CompileError,
     FunctionalTrainError,
     HyperparameterError,
     ImmutableError,
@@ -160,7 +162,7 @@ __all__ = [
     "ASGDState", "AccumulateState", "AdEMAMixState", "AdaHessianState", "AdadeltaState", "AdafactorState",
     "AdagradState", "AdamState", "AdamaxState", "AdanState", "Aux", "AverageState",
     "BatchesError",
-    "CAMEState", "ConditionFn", "ConditionState",
+    "CAMEState", "CacheInfo", "CompileError", "CompileReport", "Compiled", "ConditionFn", "ConditionState",
     "DAdaptAdamState", "DAdaptSGDState", "DiagonalFn",
     "Effects", "EmaState", "EmptyState",
     "FiniteState", "Functional", "FunctionalTrainError",
@@ -183,7 +185,7 @@ __all__ = [
     "adan", "adaptive_grad_clip", "add_cautious_decay", "add_decayed_weights", "add_momentum", "add_noise", "ademamix",
     "adopt", "apply_if_finite", "apply_updates", "asam", "asgd", "average_params", "averaged_params",
     "came", "cautious", "centralize", "chain", "clip_by_block_rms", "clip_by_global_norm", "clip_by_leaf_norm",
-    "clip_by_value", "conditionally_mask", "conditionally_transform",
+    "clip_by_value", "compile", "conditionally_mask", "conditionally_transform",
     "dadapt_adam", "dadapt_sgd",
     "early_stopping", "ema", "ema_params",
     "fit", "fold", "freeze", "functionalize",

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from functional_train.runs.history import History, Recorder
+from functional_train.runs.interrupts import Interrupts
 from functional_train.runs.placement import place
 from functional_train.runs.progress import Progress, note
 from functional_train.values.errors import BatchesError, HyperparameterError, NonFiniteError
+from functional_train.values.tree._build import copy
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import StepFn
 
@@ -43,7 +45,7 @@ def fit(
 
     Args:
         step: `(state, batch) -> (state, metrics)`.
-        state: Where to begin, as `init_state` makes it; it stays as it is.
+        state: Where to begin, as `init_state` makes it; it stays as it is, and a step that donates moves a copy.
         batches: Any iterable of batches, a `torch.utils.data.DataLoader` included, read from its beginning whatever
             `state.step` is: to go on in the middle, pass the batches that are left. When it ends before `steps` and can
             be iterated again, it is. Tensors are moved to the state's device.
@@ -82,9 +84,12 @@ def fit(
             raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}.")
     # The members of a stacked state have gone the same way.
     start = int(torch.as_tensor(getattr(state, "step", 0)).max())
+    donates = getattr(step, "donates", False)
+    if donates:
+        state = copy(state)
     run = _Run(step, state, Recorder(start), evaluate, check_finite)
     try:
-        with Progress(steps, batches, progress) as bar:
+        with run.interrupts.installed(donates), Progress(steps, batches, progress) as bar:
             ended = _go_through(run, bar, _passes(batches, steps), evaluate_every, stop, tuple(observers), log_every)
         if steps is not None and ended == "finished" and run.recorder.taken < steps:
             ended = "batches ran out"
@@ -148,13 +153,16 @@ class _Run:
         self.recorder = recorder
         self.evaluate_fn = evaluate
         self.check_finite = check_finite
+        self.interrupts = Interrupts()
         self.last_log = time.monotonic()
 
     def take(self, batch: Any) -> None:
         taken, state, _ = self.current
-        state, metrics = self.step(state, place(batch, self.device))
-        # One assignment: an interrupt leaves either all of the old or all of the new.
-        self.current = (taken + 1, state, metrics)
+        batch = place(batch, self.device)
+        with self.interrupts.after_this():
+            state, metrics = self.step(state, batch)
+            # One assignment: an interrupt leaves either all of the old or all of the new.
+            self.current = (taken + 1, state, metrics)
         self.catch_up()
 
     def catch_up(self) -> None:

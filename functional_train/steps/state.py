@@ -1,6 +1,6 @@
 """`TrainState`: everything a training run owns, in one immutable value."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from functional_train.values.params import Params
 from functional_train.values.struct import struct
 from functional_train.values.tree._structure import flatten, items, leaves, not_tensor
 from functional_train.values.types import Tree
+
+T = TypeVar("T")
 
 
 @struct
@@ -76,7 +78,23 @@ def _versions(found: list[Any]) -> list[int | None]:
         return [leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None for leaf in found]
 
 
-def check_untouched(state: TrainState, when: str = "after its TrainState was made") -> None:
+def watched_leaves(state: Any) -> list[Any] | None:
+    """The list in which a state keeps its leaves, in order; None for other values."""
+    watched: tuple[list[Any], list[int | None]] | None = getattr(state, "_watched", None)
+    return None if watched is None else watched[0]
+
+
+def moved_state(state: T) -> T:
+    """A new value with the fields of an old one, into whose leaves their owner wrote."""
+    new = object.__new__(type(state))
+    vars(new).update(vars(state))
+    leaves = watched_leaves(state)
+    if leaves is not None:
+        vars(new)["_watched"] = (leaves, _versions(leaves))
+    return new
+
+
+def check_untouched(state: Any, when: str = "after its TrainState was made") -> None:
     """Raise OwnershipError naming the first leaf that was written to, or replaced, since the state was made."""
     watched: tuple[list[Any], list[int | None]] | None = getattr(state, "_watched", None)
     if watched is None or torch.compiler.is_compiling():

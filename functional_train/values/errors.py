@@ -9,6 +9,7 @@ FunctionalTrainError
 +-- ImmutableError         an attempt to write to a value
 +-- OwnershipError         a leaf of a state changed behind its owner's back
 +-- PurityError            hidden input, hidden output, or hidden randomness
++-- CompileError           a function that cannot be one graph
 +-- NonFiniteError         a loss that became infinite or not a number
 """
 
@@ -107,6 +108,16 @@ class PurityError(FunctionalTrainError, RuntimeError):
     Example:
         >>> import functional_train as ft
         >>> issubclass(ft.PurityError, RuntimeError)
+        True
+    """
+
+
+class CompileError(FunctionalTrainError, RuntimeError):
+    """A function that cannot be compiled into one graph.
+
+    Example:
+        >>> import functional_train as ft
+        >>> issubclass(ft.CompileError, RuntimeError)
         True
     """
 

@@ -157,10 +157,15 @@ def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
         raise
 
 
+def is_leaf(node: Any) -> bool:
+    """Whether a node is a leaf and no container; `None` is a container without children."""
+    return optree.tree_is_leaf(node, namespace=NAMESPACE)
+
+
 def children(node: Any) -> list[tuple[str, Any]] | None:
     """The named children of one node, or None for a leaf; `None` is a node without children."""
     # Asked first: the error of the next line would print the leaf, for which the host waits for the device.
-    if optree.tree_is_leaf(node, namespace=NAMESPACE):
+    if is_leaf(node):
         return None
     nodes, _, entries, _ = optree.tree_flatten_one_level(node, namespace=NAMESPACE)
     names = node._fields if optree.is_namedtuple(node) else entries

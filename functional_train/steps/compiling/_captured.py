@@ -1,0 +1,127 @@
+"""What a function holds besides its arguments: tensors, and the numbers and modes that a trace bakes in."""
+
+import functools
+from collections.abc import Callable, Iterator
+from types import CellType, FunctionType, MethodType
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+_LIBRARIES = frozenset({__name__.partition(".")[0], "torch", "optree", "functools"})
+_BAKED_IN = (bool, int, float, complex, str, type(None))
+
+
+class Watched(NamedTuple):
+    """One number, mode or tensor that a function reads from outside, and how to read it again."""
+
+    name: str
+    read: Callable[[], Any]
+    value: Any
+
+    def changed(self) -> bool:
+        """Whether it is another one by now; numbers are compared, tensors by identity."""
+        now = self.read()
+        if now is self.value:
+            return False
+        return type(now) is not type(self.value) or not isinstance(now, _BAKED_IN) or now != self.value
+
+
+def captured_by(fn: Callable[..., Any]) -> tuple[list[Watched], dict[int, str]]:
+    """What can be found from a function's closures, defaults, globals, partial arguments and modules.
+
+    Returns:
+        What is compared at each call, and the names of the tensors found by `id`.
+    """
+    search = _Search()
+    search.look_into(fn, getattr(fn, "__name__", type(fn).__name__))
+    return search.watched, search.names
+
+
+class _Search:
+    def __init__(self) -> None:
+        self.watched: list[Watched] = []
+        self.names: dict[int, str] = {}
+        self.seen: set[int] = set()
+        self.kept: list[Any] = []  # so that an id stays that of one object
+
+    def look_into(self, value: Any, name: str) -> None:
+        if id(value) in self.seen:
+            return
+        self.seen.add(id(value))
+        self.kept.append(value)
+        if isinstance(value, Tensor):
+            self.names[id(value)] = name
+        elif isinstance(value, FunctionType):
+            for part, read in _parts_of(value):
+                self.consider(read, f"{part!r} of {value.__qualname__}", _is_ours(value))
+        elif isinstance(value, functools.partial):
+            for place, argument in [*enumerate(value.args), *value.keywords.items()]:
+                self.look_into(argument, f"argument {place!r} of {name}")
+            self.look_into(value.func, name)
+        elif isinstance(value, MethodType):
+            self.look_into(value.__func__, name)
+            self.look_into(value.__self__, name)
+        elif isinstance(value, nn.Module):
+            self.look_into_module(value, name)
+        elif isinstance(value, dict | list | tuple):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            for place, item in pairs:
+                self.look_into(item, f"{place!r} of {name}")
+        elif not isinstance(value, type) and _is_plain_callable(value):
+            self.look_into_object(value, name)
+
+    def look_into_object(self, value: Any, name: str) -> None:
+        for field in vars(value):
+            self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", _is_ours(type(value)))
+        self.look_into(type(value).__call__, name)
+
+    def look_into_module(self, module: nn.Module, name: str) -> None:
+        for path, part in module.named_modules():
+            read = functools.partial(getattr, part, "training")
+            self.watched.append(
+                Watched(f"the mode 'training' of {repr(path) + ' in ' if path else ''}{name}", read, read())
+            )
+        for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            self.names[id(tensor)] = f"{path!r} of the module in {name}"
+
+    def consider(self, read: Callable[[], Any], name: str, ours: bool) -> None:
+        value = read()
+        # What libraries hold in closures was checked when it was made, and nobody can reach it to change it.
+        if not ours and isinstance(value, (*_BAKED_IN, Tensor)):
+            self.watched.append(Watched(name, read, value))
+        # Nor the skeletons of modules, whose modes are arguments.
+        if not (ours and isinstance(value, nn.Module)):
+            self.look_into(value, name)
+
+
+def _parts_of(function: FunctionType) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The free variables, globals and defaults of a function, each with a way to read it again."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield name, functools.partial(_contents, cell)
+    if not _is_ours(function):
+        for name in function.__code__.co_names:
+            if name in function.__globals__:
+                yield name, functools.partial(function.__globals__.get, name)
+    for place, _ in enumerate(function.__defaults__ or ()):
+        yield f"default {place}", functools.partial(_default, function, place)
+    for name in function.__kwdefaults__ or {}:
+        yield name, functools.partial((function.__kwdefaults__ or {}).get, name)
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _default(function: FunctionType, place: int) -> Any:
+    return (function.__defaults__ or ())[place]
+
+
+def _is_ours(value: Any) -> bool:
+    return (getattr(value, "__module__", None) or "").partition(".")[0] in _LIBRARIES
+
+
+def _is_plain_callable(value: Any) -> bool:
+    return callable(value) and hasattr(value, "__dict__") and isinstance(type(value).__call__, FunctionType)

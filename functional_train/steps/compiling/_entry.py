@@ -1,0 +1,147 @@
+"""One compiled variant of a function: made for certain layouts, run on flat lists."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from functional_train.steps.compiling._captured import Watched, captured_by
+from functional_train.steps.compiling._lower import Run, pairs, run_by_inductor, run_eagerly, write_over
+from functional_train.steps.compiling._signature import paths_of
+from functional_train.steps.compiling._trace import trace
+from functional_train.values.tree._structure import flatten, unflatten
+
+BACKENDS: dict[str, Callable[[Any], Run]] = {"inductor": run_by_inductor, "eager": run_eagerly}
+
+
+class Entry(NamedTuple):
+    """A variant.
+
+    Attributes:
+        run: The code.
+        given: Positions, among all leaves of the arguments, of the tensors that the code takes.
+        captured: Tensors that it takes besides.
+        structure: Of what the function returns.
+        constants: What it returns that is no tensor, by position among the leaves.
+        over: From the position of a returned leaf to that of the argument's leaf whose buffer it is written into.
+        same: Positions of argument's leaves in `over` that are returned as they are.
+        watched: What the trace baked in and is compared at each call.
+        operations: How many the graph has.
+        whole: Whether the new state is all that is returned, where `over` has any; otherwise it is first in a tuple.
+        beyond: Structures of what stands behind the new state in that tuple.
+        seconds: That tracing and lowering took.
+    """
+
+    run: Run
+    given: list[int]
+    captured: list[Tensor]
+    structure: Any
+    constants: dict[int, Any]
+    over: dict[int, int]
+    same: frozenset[int]
+    watched: list[Watched]
+    operations: int
+    whole: bool
+    beyond: list[Any]
+    seconds: tuple[float, float]
+
+    def rebuilt(self, leaves: Sequence[Any], results: Sequence[Any]) -> Any:
+        """What the function returns, from the buffers that were written over and the rest of the results."""
+        rest = iter(results)
+        count = len(self.over) + len(self.constants) + len(results)
+        return unflatten(self.structure, [self._leaf(place, leaves, rest) for place in range(count)])
+
+    def _leaf(self, place: int, leaves: Sequence[Any], rest: Iterator[Any]) -> Any:
+        if place in self.over:
+            return leaves[self.over[place]]
+        return self.constants[place] if place in self.constants else next(rest)
+
+    def moves_all(self, leaves: Sequence[Any]) -> bool:
+        """Whether every leaf of a state is written over one, or stays."""
+        return len(self.over) == len(leaves) and self.given[: len(leaves)] == list(range(len(leaves)))
+
+    def beside(self, state: Any, results: Sequence[Any]) -> Any:
+        """What the function returns, around a new state that is there already."""
+        if self.whole:
+            return state
+        rest = iter(results)
+        start = len(self.over)
+        others: list[Any] = []
+        for structure in self.beyond:
+            others.append(
+                unflatten(structure, [self._leaf(start + place, (), rest) for place in range(structure.num_leaves)])
+            )
+            start += structure.num_leaves
+        return (state, *others)
+
+
+def make_entry(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], backend: str) -> Entry:
+    """Trace and lower a function for arguments like these.
+
+    Args:
+        fn: Any pure function of trees.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        backend: "inductor" or "eager".
+
+    Returns:
+        The variant. Results that have the structure of the first argument, a struct, alone or first in a tuple, are
+        written into its buffers.
+
+    Raises:
+        CompileError: see `trace`.
+    """
+    started = time.perf_counter()
+    leaves, structure = flatten((args, dict(kwargs)))
+    given = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    paths = paths_of(fn, args, kwargs)
+    watched, names = captured_by(fn)
+    made: list[Any] = []
+
+    def flat(*tensors: Tensor) -> list[Tensor]:
+        filled = list(leaves)
+        for place, tensor in zip(given, tensors, strict=True):
+            filled[place] = tensor
+        positional, named = unflatten(structure, filled)
+        out = fn(*positional, **named)
+        found, out_structure = flatten(out)
+        constants = {place: leaf for place, leaf in enumerate(found) if not isinstance(leaf, Tensor)}
+        made[:] = [out_structure, constants, *_returned_first(out, args)]
+        return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+    traced = trace(flat, [leaves[place] for place in given], [paths[place] for place in given], names)
+    traced_at = time.perf_counter()
+    out_structure, constants, moved, whole = made
+    over: dict[int, int] = {}
+    # Leaves of the first argument come first on both sides.
+    if moved and given[:moved] == list(range(moved)) and not any(place < moved for place in constants):
+        over = pairs(traced, range(moved), range(moved))
+    same = write_over(traced, over)
+    operations = len(traced.graph.graph.nodes)
+    run = BACKENDS[backend](traced)
+    return Entry(
+        run=run,
+        given=given,
+        captured=traced.captured,
+        structure=out_structure,
+        constants=constants,
+        over=over,
+        same=frozenset(same),
+        watched=watched,
+        operations=operations,
+        whole=whole,
+        beyond=[] if whole or not moved else out_structure.children()[1:],
+        seconds=(traced_at - started, time.perf_counter() - traced_at),
+    )
+
+
+def _returned_first(out: Any, args: tuple[Any, ...]) -> tuple[int, bool]:
+    """How many leaves of the result, from the first, are those of a new first argument, and whether that is all."""
+    if args and hasattr(args[0], "__dataclass_fields__"):
+        found, structure = flatten(args[0])
+        if flatten(out)[1] == structure:
+            return len(found), True
+        if type(out) is tuple and out and flatten(out[0])[1] == structure:
+            return len(found), False
+    return 0, False

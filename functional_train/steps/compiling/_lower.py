@@ -1,0 +1,176 @@
+"""From a graph to code: the new state is written over the old one, and scalars are computed once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from functional_train.steps.compiling._trace import Traced
+from functional_train.values.errors import CompileError
+
+Run = Callable[[list[Tensor]], Sequence[Any]]
+"""Takes a list of arguments, which it empties, and returns what the graph returns."""
+
+_aten = torch.ops.aten
+# Each takes longer than reading a number from memory, and would be repeated for every vector of what it is spread over.
+_SLOW = frozenset(
+    {"pow", "exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt", "atan2"}
+)
+_FEW = 4096
+_library = torch.library.Library("functional_train", "FRAGMENT")
+_library.define("held(Tensor x) -> Tensor")
+_library.impl("held", lambda x: x.clone(), "CompositeExplicitAutograd")
+
+
+def pairs(traced: Traced, inputs: Sequence[int], outputs: Sequence[int]) -> dict[int, int]:
+    """Which outputs can be written over which inputs: those that are laid out alike, densely.
+
+    Args:
+        traced: The graph.
+        inputs: Positions of the old leaves.
+        outputs: Positions of the new leaves, in the same order.
+
+    Returns:
+        From the position of an output to that of its input.
+    """
+    results: Any = output_of(traced.graph.graph).args[0]
+    found: dict[int, int] = {}
+    for position, result in zip(inputs, outputs, strict=True):
+        old, new = traced.fakes[position], results[result]
+        made = new.meta["val"]
+        if (made.shape, made.dtype, made.device) == (old.shape, old.dtype, old.device) and _is_dense(old):
+            found[result] = position
+    return found
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return torch.ops.aten.is_non_overlapping_and_dense.default(tensor)
+
+
+def output_of(graph: Graph) -> Node:
+    """The node that returns."""
+    return next(iter(reversed(graph.nodes)))
+
+
+def write_over(traced: Traced, over: Mapping[int, int]) -> set[int]:
+    """End the graph with copies of outputs into inputs, and return only the rest.
+
+    What is returned or copied must not be read from memory that a copy has overwritten, so aliases of such inputs are
+    taken out of the way first.
+
+    Returns:
+        Positions of inputs that stay as they are.
+    """
+    graph = traced.graph.graph
+    end = output_of(graph)
+    returned: Any = end.args[0]
+    results = list(returned)
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    same = {position for place, position in over.items() if results[place] is placeholders[position]}
+    written = {_memory(traced.fakes[position]) for position in {*over.values()} - same}
+    moved: dict[Node, Node] = {}
+    with graph.inserting_before(end):
+        for place, node in enumerate(results):
+            if over.get(place) in same or _memory(node.meta["val"]) not in written:
+                continue
+            if node not in moved:
+                moved[node] = graph.call_function(_aten.clone.default, (node,))
+                moved[node].meta["val"] = node.meta["val"].clone()
+            results[place] = moved[node]
+        for place, position in over.items():
+            if position not in same:
+                copy = graph.call_function(_aten.copy_.default, (placeholders[position], results[place]))
+                copy.meta["val"] = placeholders[position].meta["val"]
+    end.args = ([node for place, node in enumerate(results) if place not in over],)
+    traced.graph.recompile()
+    return same
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def hold_scalars(graph: Graph) -> None:
+    """Keep what is slow to compute and small in memory, where it is spread over something large."""
+    slow: set[Node] = set()
+    for node in list(graph.nodes):
+        value = node.meta.get("val")
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if not isinstance(value, Tensor) or value.numel() > _FEW or not value.dtype.is_floating_point:
+            continue
+        name = node.target._schema.name.partition("::")[2]
+        if name not in _SLOW and not any(source in slow for source in node.all_input_nodes):
+            continue
+        slow.add(node)
+        if any(_largest(user) > 8 * value.numel() for user in _users_beyond_views(node)):
+            with graph.inserting_after(node):
+                held = graph.call_function(torch.ops.functional_train.held.default, (node,))
+            held.meta = dict(node.meta)
+            node.replace_all_uses_with(held, delete_user_cb=lambda user, held=held: user is not held)
+            slow.discard(node)
+
+
+def _users_beyond_views(node: Node) -> list[Node]:
+    found: list[Node] = []
+    for user in node.users:
+        views = isinstance(user.target, torch._ops.OpOverload) and user.target.is_view
+        found += _users_beyond_views(user) if views or (user.op == "call_function" and _is_getitem(user)) else [user]
+    return found
+
+
+def _is_getitem(node: Node) -> bool:
+    return getattr(node.target, "__name__", "") == "getitem"
+
+
+def _largest(node: Node) -> int:
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else [value]
+    return max((each.numel() for each in values if isinstance(each, Tensor)), default=0)
+
+
+def run_eagerly(traced: Traced) -> Run:
+    """The graph as it is, operation by operation."""
+    module = traced.graph
+
+    def run(arguments: list[Tensor]) -> Sequence[Any]:
+        given = tuple(arguments)
+        arguments.clear()
+        with torch.no_grad():
+            return module(*given)
+
+    return run
+
+
+def run_by_inductor(traced: Traced) -> Run:
+    """The graph as machine code."""
+    # Inductor takes a second to import.
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import _recursive_joint_graph_passes, compile_fx_inner
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+    from torch._inductor.lowering import lowerings, register_lowering
+    from torch._inductor.virtualized import V
+
+    held = torch.ops.functional_train.held.default
+    if held not in lowerings:
+        register_lowering(held, type_promotion_kind=None)(_realized)
+    hold_scalars(traced.graph.graph)
+    traced.graph.recompile()
+    with torch.no_grad(), tracing(TracingContext(traced.mode)), V.set_fake_mode(traced.mode):
+        _recursive_joint_graph_passes(traced.graph)
+        try:
+            return compile_fx_inner(traced.graph, traced.fakes)
+        except (InductorError, InvalidCxxCompiler) as error:
+            if InvalidCxxCompiler.__name__ not in f"{type(error).__name__}: {error}":
+                raise
+            raise CompileError(
+                'Inductor found no C++ compiler. Install one (g++ or clang), or pass backend="eager" to run the graph '
+                "without one."
+            ) from error
+
+
+def _realized(x: Any) -> Any:
+    x.realize()
+    return x

@@ -1,0 +1,105 @@
+"""What a trace is valid for: layouts of the arguments, and the settings that it bakes in."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_train.values.errors import CompileError, StructureError
+from functional_train.values.tree._structure import items
+
+_KINDS = frozenset({Tensor, torch.nn.Parameter})
+
+
+def layouts(leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """What a graph knows about each leaf: the layout of a tensor, and all of anything else."""
+    return tuple([
+        (leaf.shape, leaf.stride(), leaf.dtype, leaf.device)
+        if type(leaf) in _KINDS
+        else _constant(leaf)
+        for leaf in leaves
+    ])  # fmt: skip
+
+
+def _constant(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        raise CompileError(
+            f"an argument holds a {type(leaf).__name__}, a subclass of Tensor, which cannot be compiled yet. Pass a "
+            "plain tensor."
+        )
+    try:
+        hash(leaf)
+    except TypeError:
+        raise StructureError(
+            f"an argument holds a {type(leaf).__name__}, which is neither a tensor nor a constant that can be hashed. "
+            "Pass tensors, or bind it with functools.partial before compiling."
+        ) from None
+    return type(leaf), leaf
+
+
+def paths_of(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    """The path of each leaf of a call's arguments, which begins with the parameter's name."""
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    named = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    named += [f"argument {place}" for place in range(len(named), len(args))]
+    heads = [*zip(named, args, strict=False), *sorted(kwargs.items())]
+    return [f"{head}/{path}" if path else head for head, tree in heads for path, _ in items(tree)]
+
+
+def settings() -> tuple[Any, ...]:
+    """The process's settings that a graph bakes in."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch.get_autocast_dtype("cpu"),
+        torch.get_autocast_dtype("cuda"),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
+        torch._C._get_flash_sdp_enabled(),
+        torch._C._get_mem_efficient_sdp_enabled(),
+        torch._C._get_math_sdp_enabled(),
+        torch._C._get_cudnn_sdp_enabled(),
+        torch._C._len_torch_function_stack(),
+    )
+
+
+_SETTINGS = (
+    "grad mode",
+    "inference mode",
+    "the default dtype",
+    "autocast on CPU",
+    "autocast on CUDA",
+    "autocast's dtype on CPU",
+    "autocast's dtype on CUDA",
+    "deterministic algorithms",
+    "float32 matmul precision",
+    "the number of threads",
+    "flash attention",
+    "memory-efficient attention",
+    "math attention",
+    "cuDNN attention",
+    "active torch function modes",
+)
+
+
+def differences(old: Sequence[Any], new: Sequence[Any], names: Sequence[str] = _SETTINGS) -> Iterator[str]:
+    """Say which entries differ, old and new."""
+    for name, before, after in zip(names, old, new, strict=False):
+        if before != after:
+            yield f"{name} was {_readable(before)} and is {_readable(after)}"
+
+
+def _readable(entry: Any) -> str:
+    if isinstance(entry, tuple) and len(entry) == 4 and isinstance(entry[2], torch.dtype):
+        shape, stride, dtype, device = entry
+        return f"{str(dtype).removeprefix('torch.')} {tuple(shape)} with strides {tuple(stride)} on {device}"
+    return repr(entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry)

@@ -1,0 +1,35 @@
+"""Which line of the user's code is running, or was when an error was raised."""
+
+import linecache
+import sys
+from types import FrameType, TracebackType
+
+_NOT_THE_USERS = frozenset({__name__.partition(".")[0], "torch", "optree", "contextlib", "threading"})
+
+
+def running_line() -> str:
+    """The innermost line on the stack that is the user's, as `file:line: source`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_users(frame):
+        frame = frame.f_back
+    return "a line that could not be found" if frame is None else describe(frame.f_code.co_filename, frame.f_lineno)
+
+
+def raising_line(traceback: TracebackType | None) -> str:
+    """The innermost line of a traceback that is the user's, as `file:line: source`."""
+    found = "a line that could not be found"
+    while traceback is not None:
+        if is_users(traceback.tb_frame):
+            found = describe(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return found
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether code belongs neither to this library nor to those below it."""
+    return frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS
+
+
+def describe(file: str, line: int) -> str:
+    """A place in a file, with what stands there."""
+    return f"{file}:{line}: {linecache.getline(file, line).strip()}"

@@ -1,0 +1,178 @@
+"""From a function of tensors to a graph of torch's core operations, without side effects."""
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._inductor.decomposition import select_decomp_table
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from functional_train.steps.compiling._source import raising_line, running_line
+from functional_train.values.errors import CompileError
+
+_DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
+# Made in the trace from Python numbers, and so baked in with them.
+_LITERAL = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
+# Arguments of operations that draw nothing where one of these is zero or false.
+_RATES = ("dropout_p", "dropout", "train", "training")
+
+
+class Traced(NamedTuple):
+    """A graph and what it takes.
+
+    Attributes:
+        graph: Its placeholders are the arguments and then the captured tensors; its output is a list.
+        fakes: A fake tensor for each placeholder.
+        captured: Tensors that the function read without being given them.
+        mode: What made the fakes.
+    """
+
+    graph: GraphModule
+    fakes: list[Tensor]
+    captured: list[Tensor]
+    mode: FakeTensorMode
+
+
+def trace(
+    fn: Callable[..., Sequence[Tensor]], tensors: Sequence[Tensor], paths: Sequence[str], names: Mapping[int, str]
+) -> Traced:
+    """Record what a function of tensors computes.
+
+    Args:
+        fn: From tensors to a list of tensors.
+        tensors: What it is called with, of which only shapes, strides, dtypes and devices matter.
+        paths: Of the tensors, for messages.
+        names: Those of captured tensors, by `id`.
+
+    Returns:
+        The graph, without operations in place.
+
+    Raises:
+        CompileError: the function does what a graph cannot hold: control flow that depends on data, a write to an
+            argument, a draw from a global generator, a captured tensor that requires grad.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes: list[Tensor] = [mode.from_tensor(tensor, static_shapes=True) for tensor in tensors]
+    watch = _Watch(fakes, paths, names)
+
+    def watched(*leaves: Tensor) -> Sequence[Tensor]:
+        with watch:
+            return fn(*leaves)
+
+    with torch.compiler._compile_session_context(), mode, _explained():
+        recorded = make_fx(watched, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
+    captured = _lift_captured(recorded, names)
+    fakes += [mode.from_tensor(tensor, static_shapes=True) for tensor in captured]
+
+    def pure(*leaves: Tensor) -> Any:
+        return Interpreter(recorded).run(*leaves)
+
+    with torch.no_grad(), mode:
+        graph = make_fx(
+            torch.func.functionalize(pure, remove="mutations"),
+            decomposition_table=select_decomp_table(),
+            tracing_mode="real",
+            _allow_non_fake_inputs=True,
+        )(*fakes)
+    graph.graph.eliminate_dead_code()
+    return Traced(graph, fakes, captured, mode)
+
+
+class _Watch(TorchDispatchMode):
+    """Sees each operation while tracing, and refuses what a graph would get wrong."""
+
+    def __init__(self, inputs: Sequence[Tensor], paths: Sequence[str], names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.owners = {tensor.untyped_storage()._cdata: path for tensor, path in zip(inputs, paths, strict=True)}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs or {}):
+            raise CompileError(
+                f"{func.__name__} draws from torch's global generator, whose draws a graph cannot repeat, in "
+                f"{running_line()}\nDraw with ft.random from a key that the state owns, or turn the layer's rate to 0."
+            )
+        if func._schema.is_mutable:
+            self.check_written(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def check_written(self, func: Any, args: Any, kwargs: Any) -> None:
+        for place, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            for tensor in value if isinstance(value, list | tuple) else [value]:
+                what = self.owner_of(tensor) if isinstance(tensor, Tensor) else None
+                if what is not None:
+                    raise CompileError(
+                        f"{func.__name__} writes to {what}, in {running_line()}\nCompute a new value instead "
+                        "(x = x + 1, not x += 1), or work on x.clone()."
+                    )
+
+    def owner_of(self, tensor: Tensor) -> str | None:
+        """What else sees the memory of a tensor; None where the trace made it."""
+        if not isinstance(tensor, FakeTensor):
+            return self.names.get(id(tensor), "a tensor") + ", which is no argument"
+        path = self.owners.get(tensor.untyped_storage()._cdata)
+        return None if path is None else f"the argument {path!r}"
+
+
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation that can draw does: not with a rate of zero, and not in evaluation mode."""
+    given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
+    names = {argument.name: argument.default_value for argument in func._schema.arguments} | given
+    return all(bool(names[name]) for name in _RATES if name in names)
+
+
+@contextlib.contextmanager
+def _explained() -> Generator[None]:
+    try:
+        yield
+    except _DATA_DEPENDENT as error:
+        raise CompileError(
+            "Python's control flow, or the shape of a result, depends on numbers in a tensor, which a graph does not "
+            f"know, in {raising_line(error.__traceback__)}\nChoose with torch.where, keep numbers as 0-d tensors "
+            "(no .item(), float() or `if tensor`), and mask instead of indexing by a mask."
+        ) from error
+    except UnsupportedFakeTensorException as error:
+        raise CompileError(f"{error} In {raising_line(error.__traceback__)}") from error
+
+
+def _lift_captured(recorded: GraphModule, names: Mapping[int, str]) -> list[Tensor]:
+    """Make a placeholder of each tensor that the graph holds but was not given."""
+    captured: dict[int, tuple[Tensor, Node]] = {}
+    last = [node for node in recorded.graph.nodes if node.op == "placeholder"][-1:]
+    for node in [node for node in recorded.graph.nodes if node.op == "get_attr"]:
+        value: Any = recorded
+        for part in node.target.split("."):
+            value = getattr(value, part)
+        if not isinstance(value, Tensor) or (node.users and all(user.target in _LITERAL for user in node.users)):
+            continue
+        if value.requires_grad:
+            raise CompileError(
+                f"the function reads {names.get(id(value), 'a tensor')}, which requires grad and is no argument: it "
+                "would be trained by nobody. Pass it in params; of a module, ft.functionalize(module).params."
+            )
+        if id(value) not in captured:
+            where = recorded.graph.inserting_after(last[0]) if last else recorded.graph.inserting_before()
+            with where:
+                made = recorded.graph.placeholder(f"captured_{len(captured)}")
+            made.meta = dict(node.meta)
+            last = [made]
+            captured[id(value)] = (value, made)
+        node.replace_all_uses_with(captured[id(value)][1])
+        recorded.graph.erase_node(node)
+    recorded.recompile()
+    return [value for value, _ in captured.values()]

@@ -1,0 +1,340 @@
+"""`compile`: a function of trees as one graph, its state moved underneath."""
+
+import logging
+import sys
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from tqdm import tqdm
+
+from functional_train.steps.compiling._donate import Holdings, consume
+from functional_train.steps.compiling._entry import BACKENDS, Entry, make_entry
+from functional_train.steps.compiling._signature import differences, layouts, paths_of, settings
+from functional_train.steps.state import check_untouched, moved_state, watched_leaves
+from functional_train.values._watching import is_unwatched
+from functional_train.values.errors import HyperparameterError, StructureError
+from functional_train.values.tree._structure import flatten
+
+_MAX_VARIANTS = 64
+_MANY_VARIANTS = 8
+_SECONDS_UNTIL_NOTE = 3.0
+_log = logging.getLogger("functional_train.compile")
+
+
+class CacheInfo(NamedTuple):
+    """How often variants were found and made, as `functools.lru_cache` tells it.
+
+    Attributes:
+        hits: Calls that found their variant.
+        misses: Calls for which one was made.
+        maxsize: Most variants kept; the one used longest ago goes first.
+        currsize: Variants kept.
+
+    Example:
+        >>> import functional_train as ft
+        >>> ft.compile(lambda x: 2 * x).cache_info()
+        CacheInfo(hits=0, misses=0, maxsize=64, currsize=0)
+    """
+
+    hits: int
+    misses: int
+    maxsize: int
+    currsize: int
+
+
+class CompileReport(NamedTuple):
+    """What making one variant took, and why it was made.
+
+    Attributes:
+        cause: What differed from the last variant, or "first call".
+        trace_seconds: For recording the graph.
+        lower_seconds: For turning it into code, or loading that from the cache on disk.
+        operations: Nodes in the graph.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> double = ft.compile(lambda x: 2 * x, backend="eager")
+        >>> double(torch.ones(1)), double(torch.ones(2))
+        (tensor([2.]), tensor([2., 2.]))
+        >>> double.reports()[1].cause
+        "'x' was float32 (1,) with strides (1,) on cpu and is float32 (2,) with strides (1,) on cpu"
+    """
+
+    cause: str
+    trace_seconds: float
+    lower_seconds: float
+    operations: int
+
+
+class _Key(NamedTuple):
+    first: Any
+    first_layouts: tuple[Any, ...]
+    rest: Any
+    rest_layouts: tuple[Any, ...]
+    settings: tuple[Any, ...]
+
+
+class _Owned(NamedTuple):
+    """What a state remembers that a donating function made: nobody else has its buffers, and they fit this variant."""
+
+    owner: "Compiled"
+    holdings: Holdings
+    key: _Key
+    entry: Entry
+
+
+class Compiled:
+    """A function as `compile` returns it; called like the function it was made of.
+
+    Attributes:
+        donates: Whether a call moves its first argument into the result.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> double = ft.compile(lambda x: 2 * x, backend="eager")
+        >>> double(torch.ones(2)), double
+        (tensor([2., 2.]), compile(<lambda>))
+    """
+
+    def __init__(self, fn: Callable[..., Any], donate: bool, backend: str) -> None:
+        self.__wrapped__ = fn
+        self.__name__: str = getattr(fn, "__name__", type(fn).__name__)
+        self.__doc__ = fn.__doc__
+        self.donates = donate
+        self._backend = backend
+        self._entries: OrderedDict[_Key, Entry] = OrderedDict()
+        self._reports: list[CompileReport] = []
+        self._hits = 0
+        self._told = False
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"compile({self.__name__}{', donate=True' if self.donates else ''})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function for these arguments, compiled where nothing batches, differentiates or traces the call."""
+        if not is_unwatched():
+            return self.__wrapped__(*args, **kwargs)
+        if not self.donates:
+            return self._run(args, kwargs, None)
+        if not args or not hasattr(args[0], "__dataclass_fields__"):
+            raise StructureError(
+                f"{self!r} takes the state it moves as first argument: a TrainState or another ft.struct, got "
+                f"{type(args[0]).__name__ if args else 'none'}. A plain container cannot say that it was consumed; "
+                "declare an ft.struct, or leave donate out."
+            )
+        caller = sys._getframe(1)
+        owned: _Owned | None = vars(args[0]).get("_owned")
+        if owned is not None and owned.owner is self:
+            rest, structure = flatten((args[1:], kwargs))
+            key, entry = owned.key, owned.entry
+            if (
+                structure == key.rest
+                and layouts(rest) == key.rest_layouts
+                and settings() == key.settings
+                and not any(watched.changed() for watched in entry.watched)
+                and owned.holdings.unseen()
+                and not _any_requires_grad(rest)
+            ):
+                self._hits += 1
+                return self._move(args[0], owned, rest, caller)
+        return self._run(args, kwargs, caller)
+
+    def cache_info(self) -> CacheInfo:
+        """How often variants were found and made."""
+        return CacheInfo(self._hits, len(self._reports), _MAX_VARIANTS, len(self._entries))
+
+    def reports(self) -> list[CompileReport]:
+        """What making each variant took, and why, in order."""
+        return list(self._reports)
+
+    def _move(self, state: Any, owned: _Owned, rest: list[Any], caller: FrameType) -> Any:
+        """The usual call: all buffers are ours, so the new state is the old one's fields with other numbers in them."""
+        entry = owned.entry
+        check_untouched(state)
+        arguments = [*owned.holdings.leaves, *[leaf for leaf in rest if isinstance(leaf, Tensor)], *entry.captured]
+        try:
+            results = entry.run(arguments)
+        except BaseException:
+            consume(state, f"{self!r}, which raised when some of it was written", _place(caller))
+            raise
+        new = moved_state(state)
+        consume(state, repr(self), _place(caller))
+        return entry.beside(new, results)
+
+    def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: FrameType | None) -> Any:
+        """Any call: buffers that somebody else can see are copied first."""
+        state = args[0] if args else ()
+        check_untouched(state)
+        leaves = watched_leaves(state)
+        first, first_structure = (leaves, flatten(state)[1]) if leaves is not None else flatten(state)
+        rest, rest_structure = flatten((args[1:], dict(kwargs)))
+        if _any_requires_grad(first) or _any_requires_grad(rest):
+            self._tell_uncompiled(args, kwargs)
+            return self.__wrapped__(*args, **kwargs)
+        key = _Key(first_structure, layouts(first), rest_structure, layouts(rest), settings())
+        entry = self._entry(key, args, kwargs)
+        written = {*entry.over.values()} - entry.same
+        ours = _unseen(state, first) if caller is not None else [False] * len(first)
+        moved = caller is not None and any(ours[place] for place in written)
+        buffers = [leaf.clone() if place in written and not ours[place] else leaf for place, leaf in enumerate(first)]
+        every = [*buffers, *rest]
+        try:
+            results = entry.run([*[every[place] for place in entry.given], *entry.captured])
+        except BaseException:
+            if moved:
+                consume(state, f"{self!r}, which raised when some of it was written", _place(caller))
+            raise
+        out = entry.rebuilt(every, results)
+        if caller is not None:
+            consume(state, repr(self), _place(caller))
+            new = out if entry.whole else out[0]
+            kept = watched_leaves(new)
+            kept = flatten(new)[0] if kept is None else kept
+            if entry.moves_all(kept):
+                vars(new)["_owned"] = _Owned(self, Holdings(new, kept), key, entry)
+        return out
+
+    def _entry(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Entry:
+        with self._lock:
+            found = self._entries.get(key)
+            changed = [] if found is None else [watched for watched in found.watched if watched.changed()]
+            if found is not None and not changed:
+                self._hits += 1
+                self._entries.move_to_end(key)
+                return found
+            cause = self._cause(key, args, kwargs, [f"{one.name} was {one.value!r}" for one in changed])
+            with _note_when_long(self):
+                entry = make_entry(self.__wrapped__, args, kwargs, self._backend)
+            if self.donates and not entry.over:
+                raise StructureError(
+                    f"{self!r} moves its first argument into what it returns, so it must return the new state alone or "
+                    "first in a tuple, with the structure of the old one. Leave donate out for other functions."
+                )
+            self._entries[key] = entry
+            self._entries.move_to_end(key)
+            if len(self._entries) > _MAX_VARIANTS:
+                self._entries.popitem(last=False)
+            self._reports.append(CompileReport(cause, *entry.seconds, entry.operations))
+            _log.info(
+                "compiled %s, variant %d: %s (traced in %.1f s, lowered in %.1f s)",
+                *(self.__name__, len(self._reports), cause, *entry.seconds),
+            )
+            if len(self._reports) == _MANY_VARIANTS:
+                warnings.warn(
+                    f"{self!r} was compiled {_MANY_VARIANTS} times, last because {cause}. Keep shapes and constants "
+                    "the same from call to call (pad or drop the last batch; pass changing numbers as 0-d tensors); "
+                    "reports() lists all causes.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            return entry
+
+    def _cause(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any], changed: list[str]) -> str:
+        if changed:
+            return "; ".join(changed) + " when it was traced, and is another now"
+        if not self._entries:
+            return "first call"
+        last = next(reversed(self._entries))
+        if (key.first, key.rest) != (last.first, last.rest):
+            return "the structure of the arguments changed"
+        paths = [repr(path) for path in paths_of(self.__wrapped__, args, kwargs)]
+        old, new = (one.first_layouts + one.rest_layouts for one in (last, key))
+        found = [*differences(old, new, paths), *differences(last.settings, key.settings)]
+        return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+
+    def _tell_uncompiled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not self._told:
+            self._told = True
+            leaves = flatten((args, dict(kwargs)))[0]
+            pairs = zip(paths_of(self.__wrapped__, args, kwargs), leaves, strict=True)
+            path = next(path for path, leaf in pairs if isinstance(leaf, Tensor) and leaf.requires_grad)
+            _log.warning(
+                "%r runs as it is, uncompiled: %r requires grad, and a graph around it must not be cut. Compile the "
+                "function that takes the gradient, or pass values that require none.",
+                *(self, path),
+            )
+
+
+def compile(fn: Callable[..., Any], *, donate: bool = False, backend: str = "inductor") -> Compiled:
+    """Turn a pure function of trees, a step first of all, into one graph that runs as machine code.
+
+    The function is traced once for each layout of its arguments (structure, static fields, shapes, strides, dtypes,
+    devices) and each setting that a trace bakes in (grad mode, autocast, default dtype, threads, determinism,
+    attention). Tensors that it reads without being given them become arguments, and a later change is seen. Numbers in
+    its closures, globals and defaults, and modes of modules there, are compared at each call; a change traces anew.
+    Each new variant is logged to `functional_train.compile` with what changed. Where a call is itself differentiated,
+    mapped over or traced, the function runs as it is, inside of that.
+
+    Args:
+        fn: Called with trees of tensors. All else in them, such as strings and Python numbers, is constant: another one
+            is another variant.
+        donate: Whether to move the first argument, a `TrainState` or another struct, into the result: the new state is
+            written over the old one's buffers, and the old one is consumed, so that touching it raises an
+            `OwnershipError` which names the call. Leaves that anything else can see (another name, a view, a NumPy
+            array, a graph) are copied instead. Without it the same graph runs on copies, to the same bits.
+        backend: "inductor", or "eager" for the same checks without generated code.
+
+    Returns:
+        A function like `fn`, with `cache_info()`, `reports()` and `donates`. The new state is expected alone or first
+        in a tuple.
+
+    Raises:
+        HyperparameterError: the backend is unknown.
+        CompileError: when called: the function draws from torch's global generator, writes to an argument, depends in
+            its control flow on numbers in tensors, or reads a tensor that requires grad; the message has the line. Or
+            there is no C++ compiler, which Inductor needs on CPU.
+        OwnershipError: when called: the state was consumed or written to.
+        StructureError: when called: with `donate`, the first argument is no struct, or not returned.
+
+    Example:
+        >>> import functional_train as ft, torch
+        >>> loss_fn = lambda params, batch: (params["w"] - batch).square().sum()
+        >>> step = ft.make_step(ft.grad_and_value(loss_fn), optimizer := ft.sgd(0.25))
+        >>> fast_step = ft.compile(step, donate=True)
+        >>> first = ft.init_state({"w": torch.zeros(1)}, optimizer)
+        >>> state, metrics = fast_step(first, torch.ones(1))
+        >>> state.params, metrics
+        ({'w': tensor([0.5000])}, {'loss': tensor(1.)})
+        >>> first.params
+        Traceback (most recent call last):
+        ...
+        functional_train.values.errors.OwnershipError: this state was consumed by compile(step, donate=True), called ...
+    """
+    if backend not in BACKENDS:
+        raise HyperparameterError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.")
+    if not callable(fn):
+        raise StructureError(f"compile takes a function, got a {type(fn).__name__}.")
+    return Compiled(fn, donate, backend)
+
+
+def _unseen(state: Any, leaves: list[Any]) -> list[bool]:
+    if not all(isinstance(leaf, Tensor) for leaf in leaves):
+        return [False] * len(leaves)
+    return Holdings(state, leaves).unseen_leaves()
+
+
+def _any_requires_grad(leaves: list[Any]) -> bool:
+    return any(leaf.requires_grad for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _place(frame: FrameType | None) -> tuple[Any, int] | None:
+    return None if frame is None else (frame.f_code, frame.f_lineno)
+
+
+@contextmanager
+def _note_when_long(compiled: Compiled) -> Generator[None]:
+    text = f"{compiled!r} is being compiled; another process will find the code in the cache on disk."
+    timer = threading.Timer(_SECONDS_UNTIL_NOTE, tqdm.write, [text], {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

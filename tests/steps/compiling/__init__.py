@@ -1,0 +1,1 @@
+"""What compile promises."""
