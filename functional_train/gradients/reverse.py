@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
-from functional_train.values._watching import is_unwatched
 from functional_train.values.errors import LossError, StructureError
 from functional_train.values.tree._structure import as_known_mappings, flatten, is_floating, map, paths, unflatten
 
@@ -121,8 +121,18 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
 
 
 def _is_top_level() -> bool:
-    """Whether no transform, trace or dispatch mode is active that a direct autograd call would escape."""
-    return is_unwatched() and not torch.is_inference_mode_enabled() and torch.autograd.forward_ad._current_level < 0
+    """Whether nothing is active that a direct autograd call would escape.
+
+    That is so for transforms, for tracers of Python, and for export, which records what comes before autograd. Dispatch
+    modes, and the traces made with them, come after autograd and see what it does.
+    """
+    return (
+        not torch.compiler.is_dynamo_compiling()
+        and peek_interpreter_stack() is None
+        and not torch.compiler.is_exporting()
+        and not torch.is_inference_mode_enabled()
+        and torch.autograd.forward_ad._current_level < 0
+    )
 
 
 def _is_watched(leaves: list[Tensor]) -> bool:

@@ -5,6 +5,7 @@ A system takes a module and returns a function that trains on one batch and retu
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,34 @@ HYPERPARAMETERS = {"lr": 1e-4, "weight_decay": 10.0}
 
 def plain_step(module: nn.Module) -> Advance:
     """functional_train, not compiled; the state of before is dropped when the new one has its name."""
-    apply, params, _ = ft.functionalize(module)
+    return _pure(module, lambda step: step)
 
-    def loss_fn(params: ft.Params, batch: Batch) -> Tensor:
+
+def compiled_step(module: nn.Module) -> Advance:
+    """functional_train, compiled, its state moved."""
+    return _pure(module, partial(ft.compile, donate=True))
+
+
+def copied_step(module: nn.Module) -> Advance:
+    """functional_train, compiled, its state copied."""
+    return _pure(module, ft.compile)
+
+
+def _pure(module: nn.Module, wrap: Callable[[ft.StepFn], ft.StepFn]) -> Advance:
+    apply, params, buffers = ft.functionalize(module)
+
+    def loss_fn(params: ft.Params, batch: Batch, buffers: ft.Params | None = None) -> tuple[Tensor, ft.Aux]:
         inputs, targets = batch
-        return loss_of(apply(params, inputs), targets)
+        if buffers is None:
+            return loss_of(apply(params, inputs), targets), ft.Aux()
+        outputs, new = apply(params, inputs, buffers=buffers)
+        return loss_of(outputs, targets), ft.Aux(buffers=new)
 
     optimizer = ft.adamw(**HYPERPARAMETERS)
-    step = ft.make_step(ft.grad_and_value(loss_fn), optimizer)
-    state = ft.init_state(params, optimizer)
+    step = wrap(ft.make_step(ft.grad_and_value(loss_fn, has_aux=True), optimizer))
+    state = ft.init_state(params, optimizer, buffers=buffers)
+    # Names that would keep parameters alive, of which every system has one set.
+    del params, buffers
 
     def advance(batch: Batch) -> Tensor:
         nonlocal state
@@ -41,6 +61,12 @@ def plain_step(module: nn.Module) -> Advance:
 def imperative_fused(module: nn.Module) -> Advance:
     """The usual loop, with one kernel a parameter."""
     return imperative(module, torch.optim.AdamW(module.parameters(), **HYPERPARAMETERS, fused=True))
+
+
+def imperative_compiled(module: nn.Module) -> Advance:
+    """The usual loop around a compiled model, with one kernel a parameter."""
+    optimizer = torch.optim.AdamW(module.parameters(), **HYPERPARAMETERS, fused=True)
+    return imperative(torch.compile(module), optimizer)
 
 
 def imperative_foreach(module: nn.Module) -> Advance:
@@ -78,6 +104,7 @@ def _torchopt(module: nn.Module, accelerated: bool) -> Advance:
     import torchopt
 
     params = {name: leaf.detach().clone() for name, leaf in module.named_parameters()}
+    buffers = {name: leaf.clone() for name, leaf in module.named_buffers()}
     skeleton = copy.deepcopy(module).to("meta")
     optimizer = torchopt.adamw(**HYPERPARAMETERS, use_accelerated_op=accelerated)
     state = optimizer.init(params)
@@ -86,7 +113,7 @@ def _torchopt(module: nn.Module, accelerated: bool) -> Advance:
         nonlocal params, state
         inputs, targets = batch
         watched = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
-        loss = loss_of(torch.func.functional_call(skeleton, watched, (inputs,)), targets)
+        loss = loss_of(torch.func.functional_call(skeleton, {**watched, **buffers}, (inputs,)), targets)
         slopes = torch.autograd.grad(loss, list(watched.values()))
         grads = dict(zip(watched, slopes, strict=True))
         updates, state = optimizer.update(grads, state, params=params, inplace=False)

@@ -74,6 +74,36 @@ class Transformer(nn.Module):
         return self.head(self.norm(self.blocks(x)))
 
 
+class Residual(nn.Module):
+    """Two convolutions with BatchNorm around a skip, at half the resolution where the width doubles."""
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        stride = width // before
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.skip = nn.Identity() if stride == 1 else nn.Conv2d(before, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(y + self.skip(x))
+
+
+class ResNet(nn.Module):
+    """Three residual blocks of 16, 32 and 64 channels, for images of 32x32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.blocks = nn.Sequential(Residual(16, 16), Residual(16, 32), Residual(32, 64))
+        self.head = nn.Linear(64, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu(self.norm(self.stem(x))))
+        return self.head(x.mean((2, 3)))
+
+
 def mlp(width: int, layers: int) -> nn.Module:
     """`layers` hidden layers, `width` wide as the input is."""
     hidden = [part for _ in range(layers) for part in (nn.Linear(width, width), nn.ReLU())]
@@ -82,6 +112,11 @@ def mlp(width: int, layers: int) -> nn.Module:
 
 def _vectors(generator: torch.Generator, width: int, size: int) -> Batch:
     inputs = torch.randn(size, width, generator=generator)
+    return inputs, torch.randint(CLASSES, (size,), generator=generator)
+
+
+def _images(generator: torch.Generator, size: int) -> Batch:
+    inputs = torch.randn(size, 3, 32, 32, generator=generator)
     return inputs, torch.randint(CLASSES, (size,), generator=generator)
 
 
@@ -110,5 +145,6 @@ WORKLOADS = {
     "100M numbers": Workload(
         partial(Leaves, 50, (1000, 2000)), partial(_gradients, count=50, shape=(1000, 2000)), num_batches=1
     ),
+    "resnet": Workload(ResNet, partial(_images, size=32)),
     "transformer": Workload(partial(Transformer, 4, 128, 4), partial(_texts, size=16)),
 }

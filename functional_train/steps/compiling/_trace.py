@@ -76,18 +76,26 @@ def trace(
     captured = _lift_captured(recorded, names)
     fakes += [mode.from_tensor(tensor, static_shapes=True) for tensor in captured]
 
-    def pure(*leaves: Tensor) -> Any:
-        return Interpreter(recorded).run(*leaves)
-
-    with torch.no_grad(), mode:
-        graph = make_fx(
-            torch.func.functionalize(pure, remove="mutations"),
-            decomposition_table=select_decomp_table(),
-            tracing_mode="real",
-            _allow_non_fake_inputs=True,
-        )(*fakes)
+    graph = _retraced(torch.func.functionalize(_run(recorded), remove="mutations"), fakes, mode, {})
+    # Decompositions may lay a result out differently than the operation that a view was taken of did.
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    graph.recompile()
+    graph = _retraced(_run(graph), fakes, mode, select_decomp_table())
     graph.graph.eliminate_dead_code()
     return Traced(graph, fakes, captured, mode)
+
+
+def _run(graph: GraphModule) -> Callable[..., Any]:
+    return lambda *leaves: Interpreter(graph).run(*leaves)
+
+
+def _retraced(
+    fn: Callable[..., Any], fakes: Sequence[Tensor], mode: FakeTensorMode, decompositions: Mapping[Any, Any]
+) -> GraphModule:
+    with torch.no_grad(), mode:
+        return make_fx(fn, dict(decompositions), tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
 
 
 class _Watch(TorchDispatchMode):

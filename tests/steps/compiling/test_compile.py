@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -279,10 +280,11 @@ def test_it_looks_like_the_function() -> None:
     assert int(state.step) == 1
 
 
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler() -> None:
     """The error says what to install, or what to pass."""
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
-    with pytest.raises(ft.CompileError, match=r'found no C\+\+ compiler.*backend="eager"'):
+    absent = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True, "compile_threads": 1}
+    with (
+        torch._inductor.config.patch(absent),
+        pytest.raises(ft.CompileError, match=r'found no C\+\+ compiler.*backend="eager"'),
+    ):
         ft.compile(lambda x: x * 7.25 + 1)(X)
