@@ -1,5 +1,6 @@
 """Two updates from given gradients, which is what most laws look at."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +67,11 @@ def in_float64(*trees: Tree) -> tuple[Tree, ...]:
 def away_from_zero(grads: Tree) -> Tree:
     """Gradients of size 1.5 and more, where methods that divide by a gradient's size are smooth."""
     return tree.map(lambda leaf: leaf + torch.where(leaf < 0, -1.5, 1.5).to(leaf.dtype), grads)
+
+
+def off_constants(values: Tree) -> Tree:
+    """Numbers times pi / 3: Hypothesis tries the constants of the code under test, where rules have kinks."""
+    return tree.map(lambda leaf: leaf * (math.pi / 3) if leaf.is_floating_point() else leaf, values)
 
 
 def laid_out(*trees: Tree) -> tuple[Tree, ...]:

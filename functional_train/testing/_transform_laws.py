@@ -1,6 +1,5 @@
 """Laws: a transformation can be mapped over, differentiated and traced."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,15 +7,24 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
-from functional_train.testing._runs import ATOL, RTOL, Update, away_from_zero, extras, in_float64, laid_out, pairs, run
+from functional_train.testing._runs import (
+    ATOL,
+    RTOL,
+    Update,
+    away_from_zero,
+    extras,
+    in_float64,
+    laid_out,
+    off_constants,
+    pairs,
+    run,
+)
 from functional_train.testing.assertions import assert_trees_alike, assert_trees_close
 from functional_train.updates.transformation import GradientTransformation
 from functional_train.values import tree
 from functional_train.values.types import Tree
 
 _FACTORS = (1.0, -0.5)
-# Hypothesis tries the constants of the code under test, such as a least size of 1e-3, and there rules have kinks.
-_OFF_CONSTANTS = math.pi / 3
 
 
 def vmap_equals_loop(transformation: GradientTransformation, params: Tree, grads: Tree) -> None:
@@ -75,8 +83,8 @@ def is_differentiable(transformation: GradientTransformation, params: Tree, grad
 
     Args:
         transformation: As `vmap_equals_loop`.
-        params: As `vmap_equals_loop`; each is multiplied by pi / 3.
-        grads: As `vmap_equals_loop`; each number is moved away from zero by 1.5.
+        params: As `vmap_equals_loop`; each number is multiplied by pi / 3.
+        grads: As `vmap_equals_loop`; each number is moved away from zero by 1.5, and multiplied by pi / 3.
 
     Raises:
         AssertionError: the law is broken; the message says where.
@@ -88,8 +96,7 @@ def is_differentiable(transformation: GradientTransformation, params: Tree, grad
         >>> ft.testing.is_differentiable(ft.adam(), {"w": torch.ones(2)}, {"w": torch.ones(2)})
     """
     params, grads = in_float64(params, grads)
-    params = tree.map(lambda leaf: leaf * _OFF_CONSTANTS if leaf.is_floating_point() else leaf, params)
-    leaves, structure = tree.flatten((away_from_zero(grads), params))
+    leaves, structure = tree.flatten(off_constants((away_from_zero(grads), params)))
     watched = [leaf.clone().requires_grad_(leaf.is_floating_point() and leaf.numel() > 0) for leaf in leaves]
 
     def updates_of(*leaves: Tensor) -> tuple[Tensor, ...]:

@@ -173,6 +173,7 @@ def test_a_kink_at_a_round_number_breaks_no_law() -> None:
     """Adafactor's steps change at parameters of 1e-3, which Hypothesis reads in its source, and tries."""
     params = {"w": torch.tensor([1e-3]), "b": torch.tensor(-1e-3)}
     testing.is_differentiable(ft.adafactor(), params, ft.tree.map(torch.ones_like, params))
+    testing.is_differentiable(ft.clip_by_value(), params, {"w": torch.tensor([0.5]), "b": torch.tensor(-0.5)})
 
 
 def test_no_law_is_too_slow() -> None:

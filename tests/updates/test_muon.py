@@ -178,6 +178,20 @@ def test_laws_hold_in_bfloat16(make: Any, law: Any) -> None:
     check_law(law, make(), testing.params_and_grads())
 
 
+@pytest.mark.parametrize("absent", ["w", "b"])
+def test_traces_without_gradients_for_one_of_its_parts(absent: str) -> None:
+    """A tracer of Python meets no tree that holds no tensor, and the part keeps its leaves and its state."""
+    params = {"w": normal(0, (3, 2)), "b": normal(1, (2,))}
+    grads = {**params, absent: None}
+    optimizer = ft.muon(ns_dtype=None)
+    testing.traces_as_one_graph(optimizer, params, grads)
+    state = optimizer.init(params)
+    updates, new = optimizer.update(grads, state, params)
+    assert updates[absent] is None
+    part = "matrices" if absent == "w" else "others"
+    assert_bitwise(getattr(new, part), getattr(state, part))
+
+
 OPTIONS = {"momentum": 0.8, "nesterov": False, "ns_steps": 3, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
 ADAM = {"adam_lr": 0.02, "adam_betas": (0.8, 0.9), "adam_weight_decay": 0.1, "adam_eps": 1e-6}
 

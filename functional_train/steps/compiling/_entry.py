@@ -1,13 +1,14 @@
 """One compiled variant of a function: made for certain layouts, run on flat lists."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from functional_train.steps.compiling._captured import Watched, captured_by
-from functional_train.steps.compiling._lower import Run, pairs, run_by_inductor, run_eagerly, write_over
+from functional_train.steps.compiling._lower import Run, lengths_of, pairs, run_by_inductor, run_eagerly, write_over
 from functional_train.steps.compiling._signature import paths_of
 from functional_train.steps.compiling._trace import trace
 from functional_train.values.tree._structure import flatten, unflatten
@@ -27,6 +28,7 @@ class Entry(NamedTuple):
         over: From the position of a returned leaf to that of the argument's leaf whose buffer it is written into.
         same: Positions of argument's leaves in `over` that are returned as they are.
         watched: What the trace baked in and is compared at each call.
+        fits: Whether tensors have lengths that the graph holds for, where it was made for any.
         operations: How many the graph has.
         whole: Whether the new state is all that is returned, where `over` has any; otherwise it is first in a tuple.
         beyond: Structures of what stands behind the new state in that tuple.
@@ -41,6 +43,7 @@ class Entry(NamedTuple):
     over: dict[int, int]
     same: frozenset[int]
     watched: list[Watched]
+    fits: Callable[[Sequence[Tensor]], bool] | None
     operations: int
     whole: bool
     beyond: list[Any]
@@ -76,7 +79,13 @@ class Entry(NamedTuple):
         return (state, *others)
 
 
-def make_entry(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], backend: str) -> Entry:
+def make_entry(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    backend: str,
+    dynamic: Collection[int] = (),
+) -> Entry:
     """Trace and lower a function for arguments like these.
 
     Args:
@@ -84,6 +93,7 @@ def make_entry(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
         args: Its arguments.
         kwargs: Its keyword arguments.
         backend: "inductor" or "eager".
+        dynamic: Positions of leaves whose first dimension may be another at other calls.
 
     Returns:
         The variant. Results that have the structure of the first argument, a struct, alone or first in a tuple, are
@@ -106,11 +116,13 @@ def make_entry(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
         positional, named = unflatten(structure, filled)
         out = fn(*positional, **named)
         found, out_structure = flatten(out)
-        constants = {place: leaf for place, leaf in enumerate(found) if not isinstance(leaf, Tensor)}
+        constants = {place: _known(leaf) for place, leaf in enumerate(found) if not isinstance(leaf, Tensor)}
         made[:] = [out_structure, constants, *_returned_first(out, args)]
         return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
-    traced = trace(flat, [leaves[place] for place in given], [paths[place] for place in given], names)
+    any_length = {position for position, place in enumerate(given) if place in dynamic}
+    tensors = [leaves[place] for place in given]
+    traced = trace(flat, tensors, [paths[place] for place in given], names, any_length)
     traced_at = time.perf_counter()
     out_structure, constants, moved, whole = made
     over: dict[int, int] = {}
@@ -129,11 +141,20 @@ def make_entry(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
         over=over,
         same=frozenset(same),
         watched=watched,
+        fits=lengths_of(traced, any_length) if any_length else None,
         operations=operations,
         whole=whole,
         beyond=[] if whole or not moved else out_structure.children()[1:],
         seconds=(traced_at - started, time.perf_counter() - traced_at),
     )
+
+
+def _known(leaf: Any) -> Any:
+    """A constant. A size that was left open becomes known, and the graph holds for this one only."""
+    for kind, known in ((torch.SymInt, int), (torch.SymFloat, float), (torch.SymBool, bool)):
+        if isinstance(leaf, kind):
+            return known(leaf)  # pyright: ignore[reportArgumentType]
+    return leaf
 
 
 def _returned_first(out: Any, args: tuple[Any, ...]) -> tuple[int, bool]:

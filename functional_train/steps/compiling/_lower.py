@@ -1,11 +1,14 @@
 """From a graph to code: the new state is written over the old one, and scalars are computed once."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 
 from functional_train.steps.compiling._trace import Traced
 from functional_train.values.errors import CompileError
@@ -99,7 +102,7 @@ def hold_scalars(graph: Graph) -> None:
         value = node.meta.get("val")
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        if not isinstance(value, Tensor) or value.numel() > _FEW or not value.dtype.is_floating_point:
+        if not isinstance(value, Tensor) or not value.dtype.is_floating_point or _count(value) > _FEW:
             continue
         name = node.target._schema.name.partition("::")[2]
         if name not in _SLOW and not any(source in slow for source in node.all_input_nodes):
@@ -125,10 +128,30 @@ def _is_getitem(node: Node) -> bool:
     return getattr(node.target, "__name__", "") == "getitem"
 
 
-def _largest(node: Node) -> int:
+def _largest(node: Node) -> float:
     value = node.meta.get("val")
     values = value if isinstance(value, list | tuple) else [value]
-    return max((each.numel() for each in values if isinstance(each, Tensor)), default=0)
+    return max((_count(each) for each in values if isinstance(each, Tensor)), default=0)
+
+
+def _count(tensor: Tensor) -> float:
+    # To ask how large an unknown size is would make it known.
+    return tensor.numel() if all(isinstance(size, int) for size in tensor.shape) else math.inf
+
+
+def lengths_of(traced: Traced, dynamic: Collection[int]) -> Callable[[Sequence[Tensor]], bool]:
+    """Whether given tensors have lengths that a graph holds for; asked of the graph when it is lowered already."""
+    places = sorted(dynamic)
+    environment = traced.mode.shape_env
+    assert environment is not None
+    fakes: list[Any] = [traced.fakes[place] for place in places]
+    condition = environment.produce_guards_expression(fakes, ignore_static=False)
+    code = compile(condition or "True", "<lengths>", "eval")
+
+    def fits(tensors: Sequence[Tensor]) -> bool:
+        return bool(eval(code, SYMPY_INTERP, {"L": {f"t{at}": tensors[place] for at, place in enumerate(places)}}))
+
+    return fits
 
 
 def run_eagerly(traced: Traced) -> Run:
@@ -146,12 +169,14 @@ def run_eagerly(traced: Traced) -> Run:
 
 def run_by_inductor(traced: Traced) -> Run:
     """The graph as machine code."""
-    # Inductor takes a second to import.
-    from torch._guards import TracingContext, tracing
-    from torch._inductor.compile_fx import _recursive_joint_graph_passes, compile_fx_inner
-    from torch._inductor.exc import InductorError, InvalidCxxCompiler
-    from torch._inductor.lowering import lowerings, register_lowering
-    from torch._inductor.virtualized import V
+    # Inductor takes a second to import, and some of what it imports warns of itself.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from torch._guards import TracingContext, tracing
+        from torch._inductor.compile_fx import _recursive_joint_graph_passes, compile_fx_inner
+        from torch._inductor.exc import InductorError, InvalidCxxCompiler
+        from torch._inductor.lowering import lowerings, register_lowering
+        from torch._inductor.virtualized import V
 
     held = torch.ops.functional_train.held.default
     if held not in lowerings:

@@ -10,6 +10,7 @@ from torch import Tensor
 from functional_train.values.errors import CompileError, StructureError
 from functional_train.values.tree._structure import items
 
+_ANY_LENGTH = "any length"
 _KINDS = frozenset({Tensor, torch.nn.Parameter})
 
 
@@ -21,6 +22,23 @@ def layouts(leaves: Sequence[Any]) -> tuple[Any, ...]:
         else _constant(leaf)
         for leaf in leaves
     ])  # fmt: skip
+
+
+def lengths_aside(layouts: Sequence[Any]) -> tuple[Any, ...]:
+    """The same layouts, where the first dimension of a tensor may be any number but 0 and 1, which are special."""
+    return tuple([
+        ((_ANY_LENGTH, *layout[0][1:]), *layout[1:]) if has_length(layout) else layout for layout in layouts
+    ])  # fmt: skip
+
+
+def has_length(layout: Any) -> bool:
+    """Whether a layout is that of a tensor whose first dimension is larger than 1."""
+    return len(layout) == 4 and len(layout[0]) > 0 and layout[0][0] > 1
+
+
+def is_open(layout: Any) -> bool:
+    """Whether the first dimension of a layout was put aside."""
+    return len(layout) == 4 and layout[0][:1] == (_ANY_LENGTH,)
 
 
 def _constant(leaf: Any) -> Any:

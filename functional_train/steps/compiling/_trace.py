@@ -1,11 +1,12 @@
 """From a function of tensors to a graph of torch's core operations, without side effects."""
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._dynamo.source import ConstantSource
 from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -16,7 +17,12 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    GuardOnDataDependentSymNode,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional_train.steps.compiling._source import raising_line, running_line
@@ -46,7 +52,11 @@ class Traced(NamedTuple):
 
 
 def trace(
-    fn: Callable[..., Sequence[Tensor]], tensors: Sequence[Tensor], paths: Sequence[str], names: Mapping[int, str]
+    fn: Callable[..., Sequence[Tensor]],
+    tensors: Sequence[Tensor],
+    paths: Sequence[str],
+    names: Mapping[int, str],
+    dynamic: Collection[int] = (),
 ) -> Traced:
     """Record what a function of tensors computes.
 
@@ -55,6 +65,7 @@ def trace(
         tensors: What it is called with, of which only shapes, strides, dtypes and devices matter.
         paths: Of the tensors, for messages.
         names: Those of captured tensors, by `id`.
+        dynamic: Positions of tensors whose first dimension may be another at other calls.
 
     Returns:
         The graph, without operations in place.
@@ -63,8 +74,12 @@ def trace(
         CompileError: the function does what a graph cannot hold: control flow that depends on data, a write to an
             argument, a draw from a global generator, a captured tensor that requires grad.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    fakes: list[Tensor] = [mode.from_tensor(tensor, static_shapes=True) for tensor in tensors]
+    sizes = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=sizes)
+    fakes: list[Tensor] = [
+        _with_any_length(mode, tensor, paths[place]) if place in dynamic else _fixed(mode, tensor)
+        for place, tensor in enumerate(tensors)
+    ]
     watch = _Watch(fakes, paths, names)
 
     def watched(*leaves: Tensor) -> Sequence[Tensor]:
@@ -74,7 +89,7 @@ def trace(
     with torch.compiler._compile_session_context(), mode, _explained():
         recorded = make_fx(watched, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
     captured = _lift_captured(recorded, names)
-    fakes += [mode.from_tensor(tensor, static_shapes=True) for tensor in captured]
+    fakes += [_fixed(mode, tensor) for tensor in captured]
 
     graph = _retraced(torch.func.functionalize(_run(recorded), remove="mutations"), fakes, mode, {})
     # Decompositions may lay a result out differently than the operation that a view was taken of did.
@@ -85,6 +100,17 @@ def trace(
     graph = _retraced(_run(graph), fakes, mode, select_decomp_table())
     graph.graph.eliminate_dead_code()
     return Traced(graph, fakes, captured, mode)
+
+
+def _fixed(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    return mode.from_tensor(tensor, static_shapes=True)
+
+
+def _with_any_length(mode: FakeTensorMode, tensor: Tensor, path: str) -> Tensor:
+    sizes = [DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (tensor.ndim - 1)]
+    return mode.from_tensor(
+        tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes), source=ConstantSource(path)
+    )
 
 
 def _run(graph: GraphModule) -> Callable[..., Any]:

@@ -15,7 +15,14 @@ from tqdm import tqdm
 
 from functional_train.steps.compiling._donate import Holdings, consume
 from functional_train.steps.compiling._entry import BACKENDS, Entry, make_entry
-from functional_train.steps.compiling._signature import differences, layouts, paths_of, settings
+from functional_train.steps.compiling._signature import (
+    differences,
+    is_open,
+    layouts,
+    lengths_aside,
+    paths_of,
+    settings,
+)
 from functional_train.steps.state import check_untouched, moved_state, watched_leaves
 from functional_train.values._watching import is_unwatched
 from functional_train.values.errors import HyperparameterError, StructureError
@@ -102,11 +109,12 @@ class Compiled:
         (tensor([2., 2.]), compile(<lambda>))
     """
 
-    def __init__(self, fn: Callable[..., Any], donate: bool, backend: str) -> None:
+    def __init__(self, fn: Callable[..., Any], donate: bool, dynamic: bool, backend: str) -> None:
         self.__wrapped__ = fn
         self.__name__: str = getattr(fn, "__name__", type(fn).__name__)
         self.__doc__ = fn.__doc__
         self.donates = donate
+        self._dynamic = dynamic
         self._backend = backend
         self._entries: OrderedDict[_Key, Entry] = OrderedDict()
         self._reports: list[CompileReport] = []
@@ -136,15 +144,20 @@ class Compiled:
             key, entry = owned.key, owned.entry
             if (
                 structure == key.rest
-                and layouts(rest) == key.rest_layouts
+                and self._layouts(rest) == key.rest_layouts
                 and settings() == key.settings
                 and not any(watched.changed() for watched in entry.watched)
                 and owned.holdings.unseen()
                 and not _any_requires_grad(rest)
+                and (entry.fits is None or entry.fits(_tensors(owned.holdings.leaves + rest)))
             ):
                 self._hits += 1
                 return self._move(args[0], owned, rest, caller)
         return self._run(args, kwargs, caller)
+
+    def _layouts(self, leaves: list[Any]) -> tuple[Any, ...]:
+        found = layouts(leaves)
+        return lengths_aside(found) if self._dynamic else found
 
     def cache_info(self) -> CacheInfo:
         """How often variants were found and made."""
@@ -158,7 +171,7 @@ class Compiled:
         """The usual call: all buffers are ours, so the new state is the old one's fields with other numbers in them."""
         entry = owned.entry
         check_untouched(state)
-        arguments = [*owned.holdings.leaves, *[leaf for leaf in rest if isinstance(leaf, Tensor)], *entry.captured]
+        arguments = [*owned.holdings.leaves, *_tensors(rest), *entry.captured]
         try:
             results = entry.run(arguments)
         except BaseException:
@@ -178,8 +191,13 @@ class Compiled:
         if _any_requires_grad(first) or _any_requires_grad(rest):
             self._tell_uncompiled(args, kwargs)
             return self.__wrapped__(*args, **kwargs)
-        key = _Key(first_structure, layouts(first), rest_structure, layouts(rest), settings())
+        # The state of a step keeps its layout; of other functions the first argument is data like the rest.
+        first_layouts = layouts(first) if hasattr(state, "__dataclass_fields__") else self._layouts(first)
+        key = _Key(first_structure, first_layouts, rest_structure, self._layouts(rest), settings())
         entry = self._entry(key, args, kwargs)
+        if entry.fits is not None and not entry.fits(_tensors([*first, *rest])):
+            key = key._replace(first_layouts=layouts(first), rest_layouts=layouts(rest))
+            entry = self._entry(key, args, kwargs)
         written = {*entry.over.values()} - entry.same
         ours = _unseen(state, first) if caller is not None else [False] * len(first)
         moved = caller is not None and any(ours[place] for place in written)
@@ -211,7 +229,9 @@ class Compiled:
                 return found
             cause = self._cause(key, args, kwargs, [f"{one.name} was {one.value!r}" for one in changed])
             with _note_when_long(self):
-                entry = make_entry(self.__wrapped__, args, kwargs, self._backend)
+                described = [*key.first_layouts, *key.rest_layouts]
+                lengths = {place for place, layout in enumerate(described) if is_open(layout)}
+                entry = make_entry(self.__wrapped__, args, kwargs, self._backend, lengths)
             if self.donates and not entry.over:
                 raise StructureError(
                     f"{self!r} moves its first argument into what it returns, so it must return the new state alone or "
@@ -262,7 +282,9 @@ class Compiled:
             )
 
 
-def compile(fn: Callable[..., Any], *, donate: bool = False, backend: str = "inductor") -> Compiled:
+def compile(
+    fn: Callable[..., Any], *, donate: bool = False, dynamic: bool = False, backend: str = "inductor"
+) -> Compiled:
     """Turn a pure function of trees, a step first of all, into one graph that runs as machine code.
 
     The function is traced once for each layout of its arguments (structure, static fields, shapes, strides, dtypes,
@@ -279,6 +301,8 @@ def compile(fn: Callable[..., Any], *, donate: bool = False, backend: str = "ind
             written over the old one's buffers, and the old one is consumed, so that touching it raises an
             `OwnershipError` which names the call. Leaves that anything else can see (another name, a view, a NumPy
             array, a graph) are copied instead. Without it the same graph runs on copies, to the same bits.
+        dynamic: Whether one variant serves all lengths of the first dimension (the size of a batch) from 2 on, of all
+            arguments but a state. Where the function does something else for some lengths, these have their own.
         backend: "inductor", or "eager" for the same checks without generated code.
 
     Returns:
@@ -311,13 +335,17 @@ def compile(fn: Callable[..., Any], *, donate: bool = False, backend: str = "ind
         raise HyperparameterError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.")
     if not callable(fn):
         raise StructureError(f"compile takes a function, got a {type(fn).__name__}.")
-    return Compiled(fn, donate, backend)
+    return Compiled(fn, donate, dynamic, backend)
 
 
 def _unseen(state: Any, leaves: list[Any]) -> list[bool]:
     if not all(isinstance(leaf, Tensor) for leaf in leaves):
         return [False] * len(leaves)
     return Holdings(state, leaves).unseen_leaves()
+
+
+def _tensors(leaves: list[Any]) -> list[Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _any_requires_grad(leaves: list[Any]) -> bool:

@@ -242,7 +242,10 @@ def _split(
         parts = ((of_matrices, state.matrices, mine), (of_others, state.others, [not one for one in mine]))
         for transformation, part, here in parts:
             own = None if params is None else _picked(params, here)
-            updates, new = transformation.update(_picked(grads, here), part, own, **extra)
+            slopes = _picked(grads, here)
+            # Without a gradient nothing moves.
+            moves = len(tree.leaves(slopes)) > 0
+            updates, new = transformation.update(slopes, part, own, **extra) if moves else ((), part)
             made.append(updates)
             states.append(new)
         return _together(grads, made[0], made[1], mine), MatricesState(states[0], states[1])
@@ -262,13 +265,13 @@ def _taken(params: Tree, matrices: Predicate | None) -> list[bool]:
 def _picked(params: Tree, here: list[bool]) -> Tree:
     # torch's own pytree, which vmap goes by, has no leaf in `()` but one in None; torch's tracer fails on a dict of
     # nothing else.
-    if not any(here):
-        return ()
     leaves, structure = tree.flatten(params, none_is_leaf=True)
+    if all(leaf is None or not one for leaf, one in zip(leaves, here, strict=True)):
+        return ()
     return tree.unflatten(structure, [leaf if one else () for leaf, one in zip(leaves, here, strict=True)])
 
 
 def _together(like: Tree, first: Tree, second: Tree, here: list[bool]) -> Tree:
     _, structure = tree.flatten(like, none_is_leaf=True)
     one, other = (iter(tree.flatten(part, none_is_leaf=True)[0]) for part in (first, second))
-    return tree.unflatten(structure, [next(one if mine else other) for mine in here])
+    return tree.unflatten(structure, [next(one if mine else other, None) for mine in here])

@@ -288,3 +288,34 @@ def test_without_a_compiler() -> None:
         pytest.raises(ft.CompileError, match=r'found no C\+\+ compiler.*backend="eager"'),
     ):
         ft.compile(lambda x: x * 7.25 + 1)(X)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_any_batch_size(backend: str) -> None:
+    """With dynamic=True a hundred sizes make two variants, one of them for a batch of one, and all numbers are right."""
+    with seeded():
+        apply, params, _ = ft.functionalize(nn.Linear(2, 1).double())
+    step = ft.make_step(ft.grad_and_value(lambda p, x: apply(p, x).square().mean()), optimizer := ft.adam(0.1))
+    compiled = ft.compile(step, donate=True, dynamic=True, backend=backend)
+    states = [ft.init_state(params, optimizer) for _ in range(2)]
+    for rows in (5, 3, *range(1, 101)):
+        x = normal(rows, (rows, 2))
+        (states[0], actual), (states[1], expected) = compiled(states[0], x), step(states[1], x)
+        assert_trees_close(actual, expected, rtol=1e-12)
+    assert compiled.cache_info().misses == 2
+    assert "'any length'" in last_cause(compiled)
+
+
+def test_sizes_that_matter_have_variants_of_their_own() -> None:
+    """A branch on a size, or a size that is returned, is what the function does for that size."""
+
+    def fn(x: Tensor) -> Any:
+        return {"size": x.shape[0], "sum": x.sum() if x.shape[0] % 2 else -x.sum()}
+
+    compiled = ft.compile(fn, dynamic=True, backend="eager")
+    for rows in (4, 5, 6, 4, 5):
+        out, expected = compiled(torch.ones(rows)), fn(torch.ones(rows))
+        assert out["size"] == expected["size"]
+        assert type(out["size"]) is int
+        assert_bitwise(out["sum"], expected["sum"])
+    assert compiled.cache_info().misses == 3
