@@ -292,7 +292,7 @@ def test_without_a_compiler() -> None:
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_any_batch_size(backend: str) -> None:
-    """With dynamic=True a hundred sizes make two variants, one of them for a batch of one, and all numbers are right."""
+    """With dynamic=True a hundred sizes make two variants, one of them for a batch of one."""
     with seeded():
         apply, params, _ = ft.functionalize(nn.Linear(2, 1).double())
     step = ft.make_step(ft.grad_and_value(lambda p, x: apply(p, x).square().mean()), optimizer := ft.adam(0.1))
