@@ -1,13 +1,17 @@
 """What a function holds besides its arguments: tensors, and the numbers and modes that a trace bakes in."""
 
+import argparse
 import functools
+import sys
 from collections.abc import Callable, Iterator
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 _LIBRARIES = frozenset({__name__.partition(".")[0], "torch", "optree", "functools"})
+# A container of more is data; to compare it at each call is not cheap.
+_MOST_ITEMS = 64
 _BAKED_IN = (bool, int, float, complex, str, type(None))
 
 
@@ -44,7 +48,7 @@ class _Search:
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # so that an id stays that of one object
 
-    def look_into(self, value: Any, name: str) -> None:
+    def look_into(self, value: Any, name: str, ours: bool = False) -> None:
         if id(value) in self.seen:
             return
         self.seen.add(id(value))
@@ -64,16 +68,18 @@ class _Search:
         elif isinstance(value, nn.Module):
             self.look_into_module(value, name)
         elif isinstance(value, dict | list | tuple):
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            for place, item in pairs:
-                self.look_into(item, f"{place!r} of {name}")
-        elif not isinstance(value, type) and _is_plain_callable(value):
+            for place in value if isinstance(value, dict) else range(len(value)):
+                if len(value) <= _MOST_ITEMS:
+                    self.consider(functools.partial(_item, value, place), f"{place!r} of {name}", ours)
+        elif _is_of_the_users(value):
             self.look_into_object(value, name)
 
     def look_into_object(self, value: Any, name: str) -> None:
         for field in vars(value):
-            self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", _is_ours(type(value)))
-        self.look_into(type(value).__call__, name)
+            self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", ours=False)
+        call = vars(type(value)).get("__call__")
+        if isinstance(call, FunctionType):
+            self.look_into(call, name)
 
     def look_into_module(self, module: nn.Module, name: str) -> None:
         for path, part in module.named_modules():
@@ -91,7 +97,7 @@ class _Search:
             self.watched.append(Watched(name, read, value))
         # Nor the skeletons of modules, whose modes are arguments.
         if not (ours and isinstance(value, nn.Module)):
-            self.look_into(value, name)
+            self.look_into(value, name, ours)
 
 
 def _parts_of(function: FunctionType) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -108,6 +114,27 @@ def _parts_of(function: FunctionType) -> Iterator[tuple[str, Callable[[], Any]]]
         yield name, functools.partial((function.__kwdefaults__ or {}).get, name)
 
 
+def _is_of_the_users(value: Any) -> bool:
+    """Whether a value is an object of a class outside the standard library and the libraries below, or a namespace."""
+    if isinstance(value, type | ModuleType) or not hasattr(value, "__dict__"):
+        return False
+    home = type(value).__module__.partition(".")[0]
+    named = isinstance(value, SimpleNamespace | argparse.Namespace)
+    return named or not (home in _LIBRARIES or home in sys.stdlib_module_names or _is_installed(type(value)))
+
+
+def _is_installed(cls: type) -> bool:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _item(container: Any, place: Any) -> Any:
+    try:
+        return container[place]
+    except LookupError:
+        return None
+
+
 def _contents(cell: CellType) -> Any:
     try:
         return cell.cell_contents
@@ -121,7 +148,3 @@ def _default(function: FunctionType, place: int) -> Any:
 
 def _is_ours(value: Any) -> bool:
     return (getattr(value, "__module__", None) or "").partition(".")[0] in _LIBRARIES
-
-
-def _is_plain_callable(value: Any) -> bool:
-    return callable(value) and hasattr(value, "__dict__") and isinstance(type(value).__call__, FunctionType)

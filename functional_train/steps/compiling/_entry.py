@@ -9,7 +9,7 @@ from torch import Tensor
 
 from functional_train.steps.compiling._captured import Watched, captured_by
 from functional_train.steps.compiling._lower import Run, lengths_of, pairs, run_by_inductor, run_eagerly, write_over
-from functional_train.steps.compiling._signature import paths_of
+from functional_train.steps.compiling._signature import layouts, paths_of
 from functional_train.steps.compiling._trace import trace
 from functional_train.values.tree._structure import flatten, unflatten
 
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
     Attributes:
         run: The code.
         given: Positions, among all leaves of the arguments, of the tensors that the code takes.
-        captured: Tensors that it takes besides.
+        captured: Tensors that it takes besides, and their layouts.
         structure: Of what the function returns.
         constants: What it returns that is no tensor, by position among the leaves.
         over: From the position of a returned leaf to that of the argument's leaf whose buffer it is written into.
@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     run: Run
     given: list[int]
     captured: list[Tensor]
+    captured_layouts: tuple[Any, ...]
     structure: Any
     constants: dict[int, Any]
     over: dict[int, int]
@@ -60,6 +61,19 @@ class Entry(NamedTuple):
             return leaves[self.over[place]]
         return self.constants[place] if place in self.constants else next(rest)
 
+    def changes(self) -> list[str]:
+        """What the trace baked in and is another by now."""
+        changed = [f"{one.name} was {_short(one.value)}" for one in self.watched if one.changed()]
+        if self.captured and layouts(self.captured) != self.captured_layouts:
+            changed.append("a captured tensor had another layout")
+        return changed
+
+    def is_valid(self) -> bool:
+        """Whether there are no such changes."""
+        return not any(one.changed() for one in self.watched) and (
+            not self.captured or layouts(self.captured) == self.captured_layouts
+        )
+
     def moves_all(self, leaves: Sequence[Any]) -> bool:
         """Whether every leaf of a state is written over one, or stays."""
         return len(self.over) == len(leaves) and self.given[: len(leaves)] == list(range(len(leaves)))
@@ -77,6 +91,10 @@ class Entry(NamedTuple):
             )
             start += structure.num_leaves
         return (state, *others)
+
+
+def _short(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def make_entry(
@@ -108,16 +126,19 @@ def make_entry(
     paths = paths_of(fn, args, kwargs)
     watched, names = captured_by(fn)
     made: list[Any] = []
+    # What is traced must not keep the tensors: tracers leave cycles behind, which live until they are collected.
+    frame = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    moving = flatten(args[0])[1] if args and hasattr(args[0], "__dataclass_fields__") else None
 
     def flat(*tensors: Tensor) -> list[Tensor]:
-        filled = list(leaves)
+        filled = list(frame)
         for place, tensor in zip(given, tensors, strict=True):
             filled[place] = tensor
         positional, named = unflatten(structure, filled)
         out = fn(*positional, **named)
         found, out_structure = flatten(out)
         constants = {place: _known(leaf) for place, leaf in enumerate(found) if not isinstance(leaf, Tensor)}
-        made[:] = [out_structure, constants, *_returned_first(out, args)]
+        made[:] = [out_structure, constants, *_returned_first(out, moving)]
         return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
     any_length = {position for position, place in enumerate(given) if place in dynamic}
@@ -136,6 +157,7 @@ def make_entry(
         run=run,
         given=given,
         captured=traced.captured,
+        captured_layouts=layouts(traced.captured),
         structure=out_structure,
         constants=constants,
         over=over,
@@ -157,12 +179,14 @@ def _known(leaf: Any) -> Any:
     return leaf
 
 
-def _returned_first(out: Any, args: tuple[Any, ...]) -> tuple[int, bool]:
-    """How many leaves of the result, from the first, are those of a new first argument, and whether that is all."""
-    if args and hasattr(args[0], "__dataclass_fields__"):
-        found, structure = flatten(args[0])
-        if flatten(out)[1] == structure:
-            return len(found), True
-        if type(out) is tuple and out and flatten(out[0])[1] == structure:
-            return len(found), False
+def _returned_first(out: Any, moving: Any) -> tuple[int, bool]:
+    """How many leaves of the result, from the first, are those of a new first argument, and whether that is all.
+
+    `moving` is the structure of a first argument that can be moved.
+    """
+    if moving is not None:
+        if flatten(out)[1] == moving:
+            return moving.num_leaves, True
+        if type(out) is tuple and out and flatten(out[0])[1] == moving:
+            return moving.num_leaves, False
     return 0, False

@@ -18,10 +18,17 @@ def layouts(leaves: Sequence[Any]) -> tuple[Any, ...]:
     """What a graph knows about each leaf: the layout of a tensor, and all of anything else."""
     return tuple([
         (leaf.shape, leaf.stride(), leaf.dtype, leaf.device)
-        if type(leaf) in _KINDS
+        if type(leaf) in _KINDS and leaf.layout is torch.strided
         else _constant(leaf)
         for leaf in leaves
     ])  # fmt: skip
+
+
+def resolved(leaves: list[Any]) -> list[Any]:
+    """Leaves whose numbers are what their memory holds, where a view says "conjugate" or "negative" instead."""
+    if not any(isinstance(leaf, Tensor) and (leaf.is_conj() or leaf.is_neg()) for leaf in leaves):
+        return leaves
+    return [leaf.resolve_conj().resolve_neg() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
 def lengths_aside(layouts: Sequence[Any]) -> tuple[Any, ...]:
@@ -43,10 +50,10 @@ def is_open(layout: Any) -> bool:
 
 def _constant(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
-        raise CompileError(
-            f"an argument holds a {type(leaf).__name__}, a subclass of Tensor, which cannot be compiled yet. Pass a "
-            "plain tensor."
+        kind = (
+            f"a {type(leaf).__name__}, a subclass of Tensor" if type(leaf) not in _KINDS else f"a {leaf.layout} tensor"
         )
+        raise CompileError(f"an argument holds {kind}, which cannot be compiled. Pass a plain, dense tensor.")
     try:
         hash(leaf)
     except TypeError:
@@ -86,6 +93,7 @@ def settings() -> tuple[Any, ...]:
         torch._C._get_mem_efficient_sdp_enabled(),
         torch._C._get_math_sdp_enabled(),
         torch._C._get_cudnn_sdp_enabled(),
+        torch.get_default_device() if torch._C._len_torch_function_stack() else None,
         torch._C._len_torch_function_stack(),
     )
 
@@ -105,7 +113,8 @@ _SETTINGS = (
     "memory-efficient attention",
     "math attention",
     "cuDNN attention",
-    "active torch function modes",
+    "the default device",
+    "the number of active torch function modes",
 )
 
 

@@ -102,15 +102,15 @@ def trace(
     return Traced(graph, fakes, captured, mode)
 
 
+# Of aliases, since the mode keeps weak references for as long as it lives.
 def _fixed(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
-    return mode.from_tensor(tensor, static_shapes=True)
+    return mode.from_tensor(tensor.detach(), static_shapes=True)
 
 
 def _with_any_length(mode: FakeTensorMode, tensor: Tensor, path: str) -> Tensor:
     sizes = [DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (tensor.ndim - 1)]
-    return mode.from_tensor(
-        tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes), source=ConstantSource(path)
-    )
+    context = StatelessSymbolicContext(dynamic_sizes=sizes)
+    return mode.from_tensor(tensor.detach(), symbolic_context=context, source=ConstantSource(path))
 
 
 def _run(graph: GraphModule) -> Callable[..., Any]:

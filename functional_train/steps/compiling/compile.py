@@ -21,6 +21,7 @@ from functional_train.steps.compiling._signature import (
     layouts,
     lengths_aside,
     paths_of,
+    resolved,
     settings,
 )
 from functional_train.steps.state import check_untouched, moved_state, watched_leaves
@@ -138,15 +139,16 @@ class Compiled:
                 "declare an ft.struct, or leave donate out."
             )
         caller = sys._getframe(1)
-        owned: _Owned | None = vars(args[0]).get("_owned")
+        owned = _owned(args[0])
         if owned is not None and owned.owner is self:
             rest, structure = flatten((args[1:], kwargs))
+            rest = resolved(rest)
             key, entry = owned.key, owned.entry
             if (
                 structure == key.rest
                 and self._layouts(rest) == key.rest_layouts
                 and settings() == key.settings
-                and not any(watched.changed() for watched in entry.watched)
+                and entry.is_valid()
                 and owned.holdings.unseen()
                 and not _any_requires_grad(rest)
                 and (entry.fits is None or entry.fits(_tensors(owned.holdings.leaves + rest)))
@@ -185,21 +187,24 @@ class Compiled:
         """Any call: buffers that somebody else can see are copied first."""
         state = args[0] if args else ()
         check_untouched(state)
-        leaves = watched_leaves(state)
-        first, first_structure = (leaves, flatten(state)[1]) if leaves is not None else flatten(state)
+        first, first_structure = _leaves_of(state)
         rest, rest_structure = flatten((args[1:], dict(kwargs)))
+        rest = resolved(rest)
+        # Asked before anything is traced, which takes references of its own.
+        ours = _unseen(state, first) if caller is not None else [False] * len(first)
         if _any_requires_grad(first) or _any_requires_grad(rest):
             self._tell_uncompiled(args, kwargs)
             return self.__wrapped__(*args, **kwargs)
         # The state of a step keeps its layout; of other functions the first argument is data like the rest.
         first_layouts = layouts(first) if hasattr(state, "__dataclass_fields__") else self._layouts(first)
         key = _Key(first_structure, first_layouts, rest_structure, self._layouts(rest), settings())
+        made = len(self._reports)
         entry = self._entry(key, args, kwargs)
         if entry.fits is not None and not entry.fits(_tensors([*first, *rest])):
             key = key._replace(first_layouts=layouts(first), rest_layouts=layouts(rest))
             entry = self._entry(key, args, kwargs)
+        self._hits += len(self._reports) == made
         written = {*entry.over.values()} - entry.same
-        ours = _unseen(state, first) if caller is not None else [False] * len(first)
         moved = caller is not None and any(ours[place] for place in written)
         buffers = [leaf.clone() if place in written and not ours[place] else leaf for place, leaf in enumerate(first)]
         every = [*buffers, *rest]
@@ -213,8 +218,7 @@ class Compiled:
         if caller is not None:
             consume(state, repr(self), _place(caller))
             new = out if entry.whole else out[0]
-            kept = watched_leaves(new)
-            kept = flatten(new)[0] if kept is None else kept
+            kept, _ = _leaves_of(new)
             if entry.moves_all(kept):
                 vars(new)["_owned"] = _Owned(self, Holdings(new, kept), key, entry)
         return out
@@ -222,12 +226,11 @@ class Compiled:
     def _entry(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Entry:
         with self._lock:
             found = self._entries.get(key)
-            changed = [] if found is None else [watched for watched in found.watched if watched.changed()]
+            changed = [] if found is None else found.changes()
             if found is not None and not changed:
-                self._hits += 1
                 self._entries.move_to_end(key)
                 return found
-            cause = self._cause(key, args, kwargs, [f"{one.name} was {one.value!r}" for one in changed])
+            cause = self._cause(key, args, kwargs, changed)
             with _note_when_long(self):
                 described = [*key.first_layouts, *key.rest_layouts]
                 lengths = {place for place, layout in enumerate(described) if is_open(layout)}
@@ -338,10 +341,22 @@ def compile(
     return Compiled(fn, donate, dynamic, backend)
 
 
+def _owned(state: Any) -> _Owned | None:
+    return vars(state).get("_owned") if hasattr(state, "__dataclass_fields__") else None
+
+
+def _leaves_of(state: Any) -> tuple[list[Any], Any]:
+    """The leaves, as the list of them that the state has itself where it has one, and the structure."""
+    leaves, structure = flatten(state)
+    owned, watched = _owned(state), watched_leaves(state)
+    return (owned.holdings.leaves if owned is not None else leaves if watched is None else watched), structure
+
+
 def _unseen(state: Any, leaves: list[Any]) -> list[bool]:
     if not all(isinstance(leaf, Tensor) for leaf in leaves):
         return [False] * len(leaves)
-    return Holdings(state, leaves).unseen_leaves()
+    owned = _owned(state)
+    return (Holdings(state, leaves) if owned is None else owned.holdings).unseen_leaves()
 
 
 def _tensors(leaves: list[Any]) -> list[Tensor]:

@@ -319,3 +319,64 @@ def test_sizes_that_matter_have_variants_of_their_own() -> None:
         assert type(out["size"]) is int
         assert_bitwise(out["sum"], expected["sum"])
     assert compiled.cache_info().misses == 3
+
+
+class Settings:
+    """Numbers that a function reads from an object and a dict."""
+
+    def __init__(self) -> None:
+        self.scale = 2.0
+        self.table = {"shift": 1.0, "steps": [1, 2]}
+
+
+def test_numbers_in_objects_and_containers_are_compared() -> None:
+    """An attribute, an item, and an item of a list inside are looked at again."""
+    read = Settings()
+    compiled = eager(lambda x: read.scale * x + read.table["shift"] + read.table["steps"][1])
+    assert_bitwise(compiled(X), 2 * X + 1 + 2)
+    read.scale = 3.0
+    assert_bitwise(compiled(X), 3 * X + 1 + 2)
+    read.table["shift"] = 0.0
+    assert_bitwise(compiled(X), 3 * X + 0 + 2)
+    read.table["steps"][1] = 5
+    assert_bitwise(compiled(X), 3 * X + 0 + 5)
+    assert compiled.cache_info() == (0, 4, 64, 1)
+
+
+def test_a_captured_tensor_of_another_layout() -> None:
+    """Memory is never read by a layout that it no longer has."""
+    table = torch.ones(4, dtype=torch.float64)
+    compiled = eager(lambda x: x.sum() + table.sum())
+    assert_bitwise(compiled(X), X.sum() + 4)
+    table.data = torch.ones(2, 2, dtype=torch.float64)
+    assert_bitwise(compiled(X), X.sum() + 4)
+    assert last_cause(compiled).startswith("a captured tensor had another layout")
+
+
+def test_conjugate_views() -> None:
+    """A view that says "conjugate" is another argument than the memory that it looks at."""
+    z = torch.complex(normal(0, (3,)), normal(1, (3,)))
+    compiled = eager(lambda z: torch.view_as_real(z * 2))
+    for given_z in (z, z.conj(), z):
+        assert_bitwise(compiled(given_z), torch.view_as_real((given_z * 2).resolve_conj()))
+    assert_bitwise(eager(lambda x: x * 2)(z.conj().imag), -z.imag * 2)
+
+
+def test_no_sparse_arguments() -> None:
+    """The error says what to pass."""
+    with pytest.raises(ft.CompileError, match=r"holds a torch.sparse_coo tensor, .*Pass a plain, dense tensor"):
+        eager(lambda x: x)(X.to_sparse())
+
+
+def test_mixed_precision() -> None:
+    """Autocast inside the function is part of the graph."""
+    loss_fn = ft.mixed_precision(lambda params, batch: (params["w"] @ batch).square().mean().float())
+    optimizer = ft.sgd(0.1)
+    step = ft.make_step(ft.grad_and_value(loss_fn), optimizer)
+    params = {"w": normal(0, (4, 3), torch.float32)}
+    batch = normal(1, (3, 4), torch.float32)
+    states = [ft.init_state(params, optimizer) for _ in range(2)]
+    compiled = ft.compile(step, donate=True, backend="eager")
+    for _ in range(3):
+        (states[0], actual), (states[1], expected) = compiled(states[0], batch), step(states[1], batch)
+        assert_trees_close(actual, expected, rtol=1e-6)

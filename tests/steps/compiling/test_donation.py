@@ -110,11 +110,24 @@ def pointers(state: Any) -> list[int]:
 
 
 def test_buffers_are_reused() -> None:
-    """A state that nobody else has keeps its memory from step to step, the first one as well."""
+    """A state that nobody else has keeps its memory from step to step, the first one as well, compilation included."""
+    for backend in ("eager", "inductor"):
+        step = ft.compile(STEP, donate=True, backend=backend)
+        state = fresh(OPTIMIZER)
+        there = pointers(state)
+        for _ in range(3):
+            state, _ = step(state, TARGET)
+            assert pointers(state) == there
+
+
+def test_buffers_outlive_a_change_of_variant() -> None:
+    """Another batch, or another compiled function, finds the buffers unseen too."""
+    other = ft.compile(STEP, donate=True, backend="eager")
+    wide = ft.tree.map(lambda leaf: leaf.expand(2, *leaf.shape).contiguous(), TARGET)
     state = fresh(OPTIMIZER)
     there = pointers(state)
-    for _ in range(3):
-        state, _ = MOVING(state, TARGET)
+    for step, batch in ((MOVING, TARGET), (MOVING, wide), (MOVING, TARGET), (other, TARGET), (MOVING, wide)):
+        state, _ = step(state, batch)
         assert pointers(state) == there
 
 
