@@ -13,25 +13,29 @@ HEADER = ("workload", "system", "ms/step", "ratio", "90 %", "cpu ratio", "peak M
 
 
 class Bar(NamedTuple):
-    """A promise: the system's ratio to the other is at most so much."""
+    """A promise: the system's ratio to the other is at most so much, in time or in another figure."""
 
     workload: str
     system: str
     other: str
     most: float
+    figure: str = "milliseconds"
+
+
+_VERBS = {"milliseconds": "takes", "peak": "has a peak of", "beyond_imports": "needs, beyond its imports,"}
 
 
 def judge(bars: Sequence[Bar], rows: Sequence[Figures]) -> tuple[list[str], bool]:
     """Say of each bar whether it is met; what was not measured is missed."""
-    milliseconds = {(row.workload, row.system): row.milliseconds for row in rows}
+    measured = {(row.workload, row.system): row for row in rows}
     lines: list[str] = []
     for bar in bars:
-        own, other = (milliseconds.get((bar.workload, name)) for name in (bar.system, bar.other))
-        promise = f"{bar.workload}: {bar.system} takes at most {bar.most:.2f} of {bar.other}"
+        own, other = (measured.get((bar.workload, name)) for name in (bar.system, bar.other))
+        promise = f"{bar.workload}: {bar.system} {_VERBS[bar.figure]} at most {bar.most:.2f} of {bar.other}"
         if own is None or other is None:
             lines.append(f"MISSED  {promise}, which was not measured")
         else:
-            ratio = own / other
+            ratio = getattr(own, bar.figure) / getattr(other, bar.figure)
             lines.append(f"{'met   ' if ratio <= bar.most else 'MISSED'}  {promise}: {ratio:.3f}")
     return lines, not any(line.startswith("MISSED") for line in lines)
 

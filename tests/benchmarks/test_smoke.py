@@ -83,6 +83,9 @@ def test_bars_are_judged() -> None:
     for most, met in ((1.5, True), (1.49, False)):
         lines, all_met = judge([Bar("tiny", "ours", "theirs", most)], rows)
         assert all_met == met, lines
+    lines, all_met = judge([Bar("tiny", "ours", "theirs", 0.99, "peak")], rows)
+    assert not all_met
+    assert "ours has a peak of at most 0.99 of theirs: 1.000" in lines[0]
     lines, all_met = judge([Bar("tiny", "ours", "absent", 1.0)], rows)
     assert not all_met
     assert "not measured" in lines[0]

@@ -145,6 +145,7 @@ WORKLOADS = {
     "100M numbers": Workload(
         partial(Leaves, 50, (1000, 2000)), partial(_gradients, count=50, shape=(1000, 2000)), num_batches=1
     ),
+    "64M numbers": Workload(partial(mlp, 4000, 4), partial(_vectors, width=4000, size=16), num_batches=2),
     "resnet": Workload(ResNet, partial(_images, size=32)),
     "transformer": Workload(partial(Transformer, 4, 128, 4), partial(_texts, size=16)),
 }
