@@ -173,6 +173,7 @@ def run_by_inductor(traced: Traced) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from torch._guards import TracingContext, tracing
+        from torch._inductor import config
         from torch._inductor.compile_fx import _recursive_joint_graph_passes, compile_fx_inner
         from torch._inductor.exc import InductorError, InvalidCxxCompiler
         from torch._inductor.lowering import lowerings, register_lowering
@@ -183,7 +184,9 @@ def run_by_inductor(traced: Traced) -> Run:
         register_lowering(held, type_promotion_kind=None)(_realized)
     hold_scalars(traced.graph.graph)
     traced.graph.recompile()
-    with torch.no_grad(), tracing(TracingContext(traced.mode)), V.set_fake_mode(traced.mode):
+    # A pattern that folds the sum of a product and a buffer into one call reads the buffer after it was written over.
+    patterns = config.patch(pattern_matcher=False)
+    with patterns, torch.no_grad(), tracing(TracingContext(traced.mode)), V.set_fake_mode(traced.mode):
         _recursive_joint_graph_passes(traced.graph)
         try:
             return compile_fx_inner(traced.graph, traced.fakes)

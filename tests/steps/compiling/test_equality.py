@@ -41,6 +41,18 @@ def test_donation_changes_no_bit(backend: str) -> None:
     assert_bitwise(moved, trajectory(ft.compile(step, backend=backend), fresh(optimizer), 4))
 
 
+def test_a_buffer_added_to_a_product() -> None:
+    """Momentum of a matrix whose gradient is a product: the buffer is read before it is written over."""
+    apply, x = (lambda params, x: x @ params["w"]), normal(0, (4, 3))
+    step = ft.make_step(ft.grad_and_value(lambda p, x: apply(p, x).square().mean()), optimizer := ft.sgd(0.1, 0.9))
+    states = [ft.init_state({"w": normal(1, (3, 2))}, optimizer) for _ in range(2)]
+    compiled = ft.compile(step, donate=True)
+    for _ in range(4):
+        (states[0], actual), (states[1], expected) = compiled(states[0], x), step(states[1], x)
+        testing.assert_trees_close(actual, expected, rtol=1e-9)
+    testing.assert_trees_close(states[0], states[1], rtol=1e-9)
+
+
 def images() -> tuple[Tensor, Tensor]:
     return normal(0, (4, 3, 8, 8), torch.float32), torch.tensor([0, 1, 2, 0])
 
