@@ -1,7 +1,6 @@
 """Moving a state: who else can see its buffers, and what is left of a value whose buffers were taken."""
 
 import sys
-from dataclasses import is_dataclass
 from types import CodeType
 from typing import Any, NoReturn
 from weakref import getweakrefcount
@@ -52,6 +51,11 @@ def _refuse(consumed: Consumed) -> NoReturn:
 
 
 register_node(Consumed, _refuse, lambda metadata, children: None)
+
+
+def is_struct(value: Any) -> bool:
+    """Whether a value is a struct, whose fields can be taken away; of a consumed one the question is an error."""
+    return hasattr(value, "__dataclass_fields__")
 
 
 def consume(state: Any, by: str, caller: tuple[CodeType, int] | None) -> None:
@@ -113,7 +117,7 @@ def _descend(node: Any, inside: list[int], parts: list[Any], above: list[list[in
     if below is None:
         above.append(inside)
         return True
-    known = isinstance(node, _KNOWN) or (is_dataclass(node) and hasattr(node, "__dict__"))
+    known = isinstance(node, _KNOWN) or (is_struct(node) and hasattr(node, "__dict__"))
     for _, child in below:
         if child is None:
             continue

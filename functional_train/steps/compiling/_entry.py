@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from functional_train.steps.compiling._captured import Watched, captured_by
+from functional_train.steps.compiling._donate import is_struct
 from functional_train.steps.compiling._lower import Run, lengths_of, pairs, run_by_inductor, run_eagerly, write_over
 from functional_train.steps.compiling._signature import layouts, paths_of
 from functional_train.steps.compiling._trace import trace
@@ -68,12 +69,6 @@ class Entry(NamedTuple):
             changed.append("a captured tensor had another layout")
         return changed
 
-    def is_valid(self) -> bool:
-        """Whether there are no such changes."""
-        return not any(one.changed() for one in self.watched) and (
-            not self.captured or layouts(self.captured) == self.captured_layouts
-        )
-
     def moves_all(self, leaves: Sequence[Any]) -> bool:
         """Whether every leaf of a state is written over one, or stays."""
         return len(self.over) == len(leaves) and self.given[: len(leaves)] == list(range(len(leaves)))
@@ -128,7 +123,7 @@ def make_entry(
     made: list[Any] = []
     # What is traced must not keep the tensors: tracers leave cycles behind, which live until they are collected.
     frame = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    moving = flatten(args[0])[1] if args and hasattr(args[0], "__dataclass_fields__") else None
+    moving = flatten(args[0])[1] if args and is_struct(args[0]) else None
 
     def flat(*tensors: Tensor) -> list[Tensor]:
         filled = list(frame)

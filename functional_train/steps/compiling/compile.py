@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from functional_train.steps.compiling._donate import Holdings, consume
+from functional_train.steps.compiling._donate import Holdings, consume, is_struct
 from functional_train.steps.compiling._entry import BACKENDS, Entry, make_entry
 from functional_train.steps.compiling._signature import (
     differences,
@@ -132,7 +132,7 @@ class Compiled:
             return self.__wrapped__(*args, **kwargs)
         if not self.donates:
             return self._run(args, kwargs, None)
-        if not args or not hasattr(args[0], "__dataclass_fields__"):
+        if not args or not is_struct(args[0]):
             raise StructureError(
                 f"{self!r} takes the state it moves as first argument: a TrainState or another ft.struct, got "
                 f"{type(args[0]).__name__ if args else 'none'}. A plain container cannot say that it was consumed; "
@@ -148,7 +148,7 @@ class Compiled:
                 structure == key.rest
                 and self._layouts(rest) == key.rest_layouts
                 and settings() == key.settings
-                and entry.is_valid()
+                and not entry.changes()
                 and owned.holdings.unseen()
                 and not _any_requires_grad(rest)
                 and (entry.fits is None or entry.fits(_tensors(owned.holdings.leaves + rest)))
@@ -196,7 +196,7 @@ class Compiled:
             self._tell_uncompiled(args, kwargs)
             return self.__wrapped__(*args, **kwargs)
         # The state of a step keeps its layout; of other functions the first argument is data like the rest.
-        first_layouts = layouts(first) if hasattr(state, "__dataclass_fields__") else self._layouts(first)
+        first_layouts = layouts(first) if is_struct(state) else self._layouts(first)
         key = _Key(first_structure, first_layouts, rest_structure, self._layouts(rest), settings())
         made = len(self._reports)
         entry = self._entry(key, args, kwargs)
@@ -342,7 +342,7 @@ def compile(
 
 
 def _owned(state: Any) -> _Owned | None:
-    return vars(state).get("_owned") if hasattr(state, "__dataclass_fields__") else None
+    return vars(state).get("_owned") if is_struct(state) else None
 
 
 def _leaves_of(state: Any) -> tuple[list[Any], Any]:
