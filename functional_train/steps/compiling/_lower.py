@@ -79,7 +79,8 @@ def write_over(traced: Traced, over: Mapping[int, int]) -> set[int]:
             if over.get(place) in same or _memory(node.meta["val"]) not in written:
                 continue
             if node not in moved:
-                moved[node] = graph.call_function(_aten.clone.default, (node,))
+                # Not a clone, which Inductor removes as if nothing were written over what it copies.
+                moved[node] = graph.call_function(torch.ops.functional_train.held.default, (node,))
                 moved[node].meta["val"] = node.meta["val"].clone()
             results[place] = moved[node]
         for place, position in over.items():
@@ -181,7 +182,7 @@ def run_by_inductor(traced: Traced) -> Run:
 
     held = torch.ops.functional_train.held.default
     if held not in lowerings:
-        register_lowering(held, type_promotion_kind=None)(_realized)
+        register_lowering(held, type_promotion_kind=None)(_held)
     hold_scalars(traced.graph.graph)
     traced.graph.recompile()
     # A pattern that folds the sum of a product and a buffer into one call reads the buffer after it was written over.
@@ -199,6 +200,10 @@ def run_by_inductor(traced: Traced) -> Run:
             ) from error
 
 
-def _realized(x: Any) -> Any:
-    x.realize()
-    return x
+def _held(x: Any) -> Any:
+    """A copy in memory of its own, made where it stands in the graph."""
+    from torch._inductor.lowering import lowerings
+
+    copied = lowerings[_aten.clone.default](x)
+    copied.realize()
+    return copied
