@@ -45,7 +45,11 @@ def ours(module: nn.Module, name: str) -> Advance:
 def in_place(module: nn.Module, name: str, **implementation: bool) -> Advance:
     """torch.optim, which writes over its parameters."""
     parameters = list(module.parameters())
-    optimizer = TORCHS[name](parameters, **implementation)
+    return stepping(TORCHS[name](parameters, **implementation), parameters)
+
+
+def stepping(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> Advance:
+    """An optimizer over its own parameters."""
 
     def advance(grads: Batch) -> Tensor:
         for parameter, grad in zip(parameters, grads, strict=True):
@@ -56,8 +60,16 @@ def in_place(module: nn.Module, name: str, **implementation: bool) -> Advance:
     return advance
 
 
-def lion_in_place(module: nn.Module) -> Advance:
-    """Lion, which torch.optim lacks, with the same calls as torch's foreach optimizers."""
+def foreach_lion(module: nn.Module) -> Advance:
+    """Lion of pytorch_optimizer, for torch.optim lacks it: a class like those of torch, with the same foreach calls."""
+    from pytorch_optimizer import Lion
+
+    parameters = list(module.parameters())
+    return stepping(Lion(parameters, lr=1e-2, weight_decay=0.1, foreach=True), parameters)
+
+
+def bare_lion(module: nn.Module) -> Advance:
+    """The foreach calls of Lion alone: no class around them, and nothing is checked."""
     params = [leaf.detach() for leaf in module.parameters()]
     exp_avgs = [torch.zeros_like(leaf) for leaf in params]
 
@@ -112,5 +124,4 @@ def copy(module: nn.Module) -> Advance:
 ours_adam, ours_adamw, ours_sgd, ours_lion = (partial(ours, name=name) for name in OURS)
 foreach_adam, foreach_adamw, foreach_sgd = (partial(in_place, name=name, foreach=True) for name in TORCHS)
 fused_adam, fused_adamw, fused_sgd = (partial(in_place, name=name, fused=True) for name in TORCHS)
-foreach_lion = lion_in_place
 torchopt_adam, torchopt_adamw, torchopt_sgd = (partial(torchopt, name=name) for name in TORCHS)

@@ -26,7 +26,10 @@ def benchmark(optimizer: str) -> Benchmark:
         "in place, foreach": System(f"{MODULE}:foreach_{optimizer}", TORCH_OPTIM),
         "functional_train": System(f"{MODULE}:ours_{optimizer}"),
     }
-    if optimizer != "lion":
+    if optimizer == "lion":
+        systems["in place, foreach"] = System(f"{MODULE}:foreach_lion", ("pytorch_optimizer",))
+        systems["bare calls"] = System(f"{MODULE}:bare_lion")
+    else:
         systems["in place, fused"] = System(f"{MODULE}:fused_{optimizer}", TORCH_OPTIM)
         systems["torchopt"] = System(f"{MODULE}:torchopt_{optimizer}", ("torchopt",))
     others = [(workload, "torchopt") for workload in (SMALL, LARGE) if "torchopt" in systems]

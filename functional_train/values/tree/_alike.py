@@ -25,6 +25,6 @@ def are_alike(first: Flat, *others: Flat) -> bool:
     for column in others:
         if not column.plain or column.dtype is not first.dtype or not column.contiguous:
             return False
-        if not all(map(Tensor.is_same_size, first.leaves, column.leaves)):
+        if first.sizes != column.sizes:
             return False
     return first.contiguous

@@ -57,7 +57,18 @@ class Flat:
         {'w': tensor([3., 3.]), 'b': None}
     """
 
-    __slots__ = ("_contiguous", "_dtype", "_on_one_device", "frame", "fresh", "leaves", "plain", "source", "spent")
+    __slots__ = (
+        "_contiguous",
+        "_dtype",
+        "_on_one_device",
+        "_sizes",
+        "frame",
+        "fresh",
+        "leaves",
+        "plain",
+        "source",
+        "spent",
+    )
 
     def __init__(
         self,
@@ -77,6 +88,7 @@ class Flat:
         self._dtype = dtype
         self._contiguous: bool | None = None
         self._on_one_device: bool | None = None
+        self._sizes: list[torch.Size] | None = None
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -95,6 +107,13 @@ class Flat:
             except RuntimeError:  # a sparse leaf has no such order
                 self._contiguous = False
         return self._contiguous
+
+    @property
+    def sizes(self) -> list[torch.Size]:
+        """The shape of each leaf."""
+        if self._sizes is None:
+            self._sizes = list(map(Tensor.size, self.leaves))
+        return self._sizes
 
     @property
     def on_one_device(self) -> bool:
