@@ -15,7 +15,7 @@ from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
 from functional_train.steps.compiling.compile import CacheInfo, Compiled, CompileReport, compile
-from functional_train.steps.loop import fold, iterate, scan
+from functional_train.steps.loop import fold, iterate, repeat, scan
 from functional_train.steps.scaled import ScaledState, init_scaled_state, make_scaled_step
 from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
@@ -198,7 +198,7 @@ __all__ = [
     "monitor", "muon",
     "nadam", "named_chain", "negate", "normalize_by_global_norm", "novograd",
     "param_groups", "partition", "periodic_update", "plot", "prodigy", "project", "projections", "psgd",
-    "radam", "random", "record_effects", "reduce_on_plateau", "reduce_variance", "rmsprop", "rprop",
+    "radam", "random", "record_effects", "reduce_on_plateau", "reduce_variance", "repeat", "rmsprop", "rprop",
     "sam", "scale", "scale_by_adadelta", "scale_by_adagrad", "scale_by_adahessian", "scale_by_adam", "scale_by_adamax",
     "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_asgd", "scale_by_belief", "scale_by_came",
     "scale_by_factored_rms", "scale_by_laprop", "scale_by_layer_norm", "scale_by_lion", "scale_by_lr", "scale_by_muon",

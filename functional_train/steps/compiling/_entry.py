@@ -8,13 +8,19 @@ import torch
 from torch import Tensor
 
 from functional_train.steps.compiling._captured import Watched, captured_by
+from functional_train.steps.compiling._cudagraphs import run_by_cudagraphs
 from functional_train.steps.compiling._donate import is_struct
 from functional_train.steps.compiling._lower import Run, lengths_of, pairs, run_by_inductor, run_eagerly, write_over
+from functional_train.steps.compiling._repeated import as_tensors, check_carried, many_times, one_step
 from functional_train.steps.compiling._signature import layouts, paths_of
 from functional_train.steps.compiling._trace import trace
 from functional_train.values.tree._structure import flatten, unflatten
 
-BACKENDS: dict[str, Callable[[Any], Run]] = {"inductor": run_by_inductor, "eager": run_eagerly}
+BACKENDS: dict[str, Callable[[Any], Run]] = {
+    "inductor": run_by_inductor,
+    "eager": run_eagerly,
+    "cudagraphs": run_by_cudagraphs,
+}
 
 
 class Entry(NamedTuple):
@@ -105,7 +111,7 @@ def make_entry(
         fn: Any pure function of trees.
         args: Its arguments.
         kwargs: Its keyword arguments.
-        backend: "inductor" or "eager".
+        backend: A key of `BACKENDS`.
         dynamic: Positions of leaves whose first dimension may be another at other calls.
 
     Returns:
@@ -116,6 +122,7 @@ def make_entry(
         CompileError: see `trace`.
     """
     started = time.perf_counter()
+    repeated, fn, args = one_step(fn, args, kwargs)
     leaves, structure = flatten((args, dict(kwargs)))
     given = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     paths = paths_of(fn, args, kwargs)
@@ -123,7 +130,7 @@ def make_entry(
     made: list[Any] = []
     # What is traced must not keep the tensors: tracers leave cycles behind, which live until they are collected.
     frame = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    moving = flatten(args[0])[1] if args and is_struct(args[0]) else None
+    moving = flatten(args[0])[1] if repeated is not None or (args and is_struct(args[0])) else None
 
     def flat(*tensors: Tensor) -> list[Tensor]:
         filled = list(frame)
@@ -132,8 +139,11 @@ def make_entry(
         positional, named = unflatten(structure, filled)
         out = fn(*positional, **named)
         found, out_structure = flatten(out)
+        moved, whole = _returned_first(out, moving)
+        if repeated is not None:
+            found = as_tensors(found, moved)
         constants = {place: _known(leaf) for place, leaf in enumerate(found) if not isinstance(leaf, Tensor)}
-        made[:] = [out_structure, constants, *_returned_first(out, moving)]
+        made[:] = [out_structure, constants, moved, whole]
         return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
     any_length = {position for position, place in enumerate(given) if place in dynamic}
@@ -145,9 +155,13 @@ def make_entry(
     # Leaves of the first argument come first on both sides.
     if moved and given[:moved] == list(range(moved)) and not any(place < moved for place in constants):
         over = pairs(traced, range(moved), range(moved))
+    if repeated is not None:
+        check_carried(repeated, paths, 0 if whole else moved, over)
     same = write_over(traced, over)
     operations = len(traced.graph.graph.nodes)
     run = BACKENDS[backend](traced)
+    if repeated is not None:
+        run = many_times(run, repeated, moved, len(given))
     return Entry(
         run=run,
         given=given,

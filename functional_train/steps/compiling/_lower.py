@@ -185,7 +185,8 @@ def run_by_inductor(traced: Traced) -> Run:
         register_lowering(held, type_promotion_kind=None)(_held)
     hold_scalars(traced.graph.graph)
     traced.graph.recompile()
-    # A pattern that folds the sum of a product and a buffer into one call reads the buffer after it was written over.
+    # Inductor's patterns compute something else than they replace: of torch.add(a @ b, v, alpha=0.9), one drops the
+    # alpha (torch 2.13), and one for attention takes any permutation of the keys for a transposition.
     patterns = config.patch(pattern_matcher=False)
     with patterns, torch.no_grad(), tracing(TracingContext(traced.mode)), V.set_fake_mode(traced.mode):
         _recursive_joint_graph_passes(traced.graph)

@@ -24,6 +24,7 @@ from functional_train.steps.compiling._signature import (
     resolved,
     settings,
 )
+from functional_train.steps.loop import Repeated
 from functional_train.steps.state import check_untouched, moved_state, watched_leaves
 from functional_train.values._watching import is_unwatched
 from functional_train.values.errors import HyperparameterError, StructureError
@@ -306,7 +307,8 @@ def compile(
             array, a graph) are copied instead. Without it the same graph runs on copies, to the same bits.
         dynamic: Whether one variant serves all lengths of the first dimension (the size of a batch) from 2 on, of all
             arguments but a state. Where the function does something else for some lengths, these have their own.
-        backend: "inductor", or "eager" for the same checks without generated code.
+        backend: "inductor"; "cudagraphs", which on CUDA launches all kernels of a call at once and pays off with
+            `donate`; or "eager" for the same checks without generated code.
 
     Returns:
         A function like `fn`, with `cache_info()`, `reports()` and `donates`. The new state is expected alone or first
@@ -338,6 +340,10 @@ def compile(
         raise HyperparameterError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.")
     if not callable(fn):
         raise StructureError(f"compile takes a function, got a {type(fn).__name__}.")
+    if dynamic and isinstance(fn, Repeated):
+        raise HyperparameterError(
+            f"dynamic=True is for lengths of the first dimension, where {fn!r} has its steps. Leave dynamic out."
+        )
     return Compiled(fn, donate, dynamic, backend)
 
 
