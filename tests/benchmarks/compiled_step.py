@@ -6,6 +6,7 @@ python -m tests.benchmarks.compiled_step --check
 import sys
 
 from tests.benchmarks.command import Benchmark, run
+from tests.benchmarks.floors import beside_floors
 from tests.benchmarks.plain_step import TORCH_OPTIM
 from tests.benchmarks.processes import System
 from tests.benchmarks.report import Bar
@@ -17,6 +18,7 @@ SYSTEMS = {
     "imperative compiled": System("tests.benchmarks.systems:imperative_compiled", (*TORCH_OPTIM, *INDUCTOR)),
     "functional_train": System("tests.benchmarks.systems:compiled_step", INDUCTOR),
     "without donation": System("tests.benchmarks.systems:copied_step", INDUCTOR),
+    "plain": System("tests.benchmarks.systems:plain_step"),
     "torchopt": System("tests.benchmarks.systems:torchopt_pure", ("torchopt",)),
     "jax": System("tests.benchmarks.jax_systems:jitted", ("jax", "optax")),
 }
@@ -39,6 +41,7 @@ COMPILED_STEP = Benchmark(
             for other in ("imperative compiled", "jax")
         ),
     ),
+    beside_floors,
 )
 
 if __name__ == "__main__":

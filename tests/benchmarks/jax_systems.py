@@ -13,9 +13,9 @@ from tests.benchmarks.workloads import Batch, ResNet, Transformer
 
 def jitted(module: nn.Module) -> Advance:
     """Optax's AdamW in one jitted step."""
-    threads = torch.get_num_threads()
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
-    os.environ["PYTHON_CPU_COUNT"] = str(threads)
+    # XLA has no setting for the number of its threads: it takes as many as there are cores that it may use.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-torch.get_num_threads() :])
     import jax
     import jax.numpy as jnp
     import optax

@@ -36,6 +36,8 @@ def copied_step(module: nn.Module) -> Advance:
 
 def _pure(module: nn.Module, wrap: Callable[[ft.StepFn], ft.StepFn]) -> Advance:
     apply, params, buffers = ft.functionalize(module)
+    # Every system has one set of parameters: neither the module nor names below keep others alive.
+    module.to("meta")
 
     def loss_fn(params: ft.Params, batch: Batch, buffers: ft.Params | None = None) -> tuple[Tensor, ft.Aux]:
         inputs, targets = batch
@@ -47,7 +49,6 @@ def _pure(module: nn.Module, wrap: Callable[[ft.StepFn], ft.StepFn]) -> Advance:
     optimizer = ft.adamw(**HYPERPARAMETERS)
     step = wrap(ft.make_step(ft.grad_and_value(loss_fn, has_aux=True), optimizer))
     state = ft.init_state(params, optimizer, buffers=buffers)
-    # Names that would keep parameters alive, of which every system has one set.
     del params, buffers
 
     def advance(batch: Batch) -> Tensor:

@@ -145,7 +145,13 @@ WORKLOADS = {
     "100M numbers": Workload(
         partial(Leaves, 50, (1000, 2000)), partial(_gradients, count=50, shape=(1000, 2000)), num_batches=1
     ),
-    "64M numbers": Workload(partial(mlp, 4000, 4), partial(_vectors, width=4000, size=16), num_batches=2),
+    # So many batches that none is learned by heart: of a loss near zero only rounding could be compared.
+    **{
+        f"{16 * width * width // 1_000_000}M numbers": Workload(
+            partial(mlp, width, 16), partial(_vectors, width=width, size=16), num_batches=32
+        )
+        for width in (250, 500, 1000, 2000, 4000)
+    },
     "resnet": Workload(ResNet, partial(_images, size=32)),
     "transformer": Workload(partial(Transformer, 4, 128, 4), partial(_texts, size=16)),
 }

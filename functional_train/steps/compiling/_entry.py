@@ -10,13 +10,21 @@ from torch import Tensor
 from functional_train.steps.compiling._captured import Watched, captured_by
 from functional_train.steps.compiling._cudagraphs import run_by_cudagraphs
 from functional_train.steps.compiling._donate import is_struct
-from functional_train.steps.compiling._lower import Run, lengths_of, pairs, run_by_inductor, run_eagerly, write_over
+from functional_train.steps.compiling._lower import (
+    Run,
+    found_on_disk,
+    lengths_of,
+    pairs,
+    run_by_inductor,
+    run_eagerly,
+    write_over,
+)
 from functional_train.steps.compiling._repeated import as_tensors, check_carried, many_times, one_step
 from functional_train.steps.compiling._signature import layouts, paths_of
 from functional_train.steps.compiling._trace import trace
 from functional_train.values.tree._structure import flatten, unflatten
 
-BACKENDS: dict[str, Callable[[Any], Run]] = {
+_BACKENDS: dict[str, Callable[[Any], Run]] = {
     "inductor": run_by_inductor,
     "eager": run_eagerly,
     "cudagraphs": run_by_cudagraphs,
@@ -39,7 +47,7 @@ class Entry(NamedTuple):
         operations: How many the graph has.
         whole: Whether the new state is all that is returned, where `over` has any; otherwise it is first in a tuple.
         beyond: Structures of what stands behind the new state in that tuple.
-        seconds: That tracing and lowering took.
+        seconds: That tracing, lowering and loading took; one of the last two is zero.
     """
 
     run: Run
@@ -55,7 +63,7 @@ class Entry(NamedTuple):
     operations: int
     whole: bool
     beyond: list[Any]
-    seconds: tuple[float, float]
+    seconds: tuple[float, float, float]
 
     def rebuilt(self, leaves: Sequence[Any], results: Sequence[Any]) -> Any:
         """What the function returns, from the buffers that were written over and the rest of the results."""
@@ -111,7 +119,7 @@ def make_entry(
         fn: Any pure function of trees.
         args: Its arguments.
         kwargs: Its keyword arguments.
-        backend: A key of `BACKENDS`.
+        backend: "inductor", "cudagraphs" or "eager".
         dynamic: Positions of leaves whose first dimension may be another at other calls.
 
     Returns:
@@ -148,7 +156,8 @@ def make_entry(
 
     any_length = {position for position, place in enumerate(given) if place in dynamic}
     tensors = [leaves[place] for place in given]
-    traced = trace(flat, tensors, [paths[place] for place in given], names, any_length)
+    named = [paths[place] for place in given]
+    traced = trace(flat, tensors, named, names, any_length, channels_last=backend != "eager")
     traced_at = time.perf_counter()
     out_structure, constants, moved, whole = made
     over: dict[int, int] = {}
@@ -159,7 +168,9 @@ def make_entry(
         check_carried(repeated, paths, 0 if whole else moved, over)
     same = write_over(traced, over)
     operations = len(traced.graph.graph.nodes)
-    run = BACKENDS[backend](traced)
+    found = found_on_disk()
+    run = _BACKENDS[backend](traced)
+    lowered, loaded = time.perf_counter() - traced_at, found_on_disk() > found
     if repeated is not None:
         run = many_times(run, repeated, moved, len(given))
     return Entry(
@@ -176,7 +187,7 @@ def make_entry(
         operations=operations,
         whole=whole,
         beyond=[] if whole or not moved else out_structure.children()[1:],
-        seconds=(traced_at - started, time.perf_counter() - traced_at),
+        seconds=(traced_at - started, 0.0 if loaded else lowered, lowered if loaded else 0.0),
     )
 
 

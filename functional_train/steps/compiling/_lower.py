@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 
+from functional_train.steps.compiling._pool import Pool
 from functional_train.steps.compiling._trace import Traced
 from functional_train.values.errors import CompileError
 
@@ -22,6 +23,8 @@ _SLOW = frozenset(
     {"pow", "exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt", "atan2"}
 )
 _FEW = 4096
+# In the code that Inductor generates, what allocates; and from how many bytes of one tensor its memory is kept.
+_ALLOCATOR, _WORTH_KEEPING = "empty_strided_cpu", 1 << 20
 _library = torch.library.Library("functional_train", "FRAGMENT")
 _library.define("held(Tensor x) -> Tensor")
 _library.impl("held", lambda x: x.clone(), "CompositeExplicitAutograd")
@@ -170,13 +173,16 @@ def run_eagerly(traced: Traced) -> Run:
 
 def run_by_inductor(traced: Traced) -> Run:
     """The graph as machine code."""
+    _check_dense(traced.graph.graph)
     # Inductor takes a second to import, and some of what it imports warns of itself.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from torch._guards import TracingContext, tracing
         from torch._inductor import config
-        from torch._inductor.compile_fx import _recursive_joint_graph_passes, compile_fx_inner
+        from torch._inductor.compile_fx import compile_fx_inner
         from torch._inductor.exc import InductorError, InvalidCxxCompiler
+        from torch._inductor.fx_passes.joint_graph import constant_fold_uniform_value
+        from torch._inductor.fx_passes.post_grad import remove_noop_ops
         from torch._inductor.lowering import lowerings, register_lowering
         from torch._inductor.virtualized import V
 
@@ -185,13 +191,17 @@ def run_by_inductor(traced: Traced) -> Run:
         register_lowering(held, type_promotion_kind=None)(_held)
     hold_scalars(traced.graph.graph)
     traced.graph.recompile()
+    largest = max((_bytes(node) for node in traced.graph.graph.nodes if node.op == "call_function"), default=0)
     # Inductor's patterns compute something else than they replace: of torch.add(a @ b, v, alpha=0.9), one drops the
     # alpha (torch 2.13), and one for attention takes any permutation of the keys for a transposition.
-    patterns = config.patch(pattern_matcher=False)
-    with patterns, torch.no_grad(), tracing(TracingContext(traced.mode)), V.set_fake_mode(traced.mode):
-        _recursive_joint_graph_passes(traced.graph)
+    # Sizes and strides are what the key of the variant says, so the code need not ask again.
+    settings = config.patch(pattern_matcher=False, size_asserts=False, alignment_asserts=False)
+    with settings, torch.no_grad(), tracing(TracingContext(traced.mode)), V.set_fake_mode(traced.mode):
+        # Of the passes before lowering, those that are no patterns: to set up the others takes a second.
+        remove_noop_ops(traced.graph.graph)
+        constant_fold_uniform_value(traced.graph)
         try:
-            return compile_fx_inner(traced.graph, traced.fakes)
+            return _with_pool(compile_fx_inner(traced.graph, traced.fakes), largest)
         except (InductorError, InvalidCxxCompiler) as error:
             if InvalidCxxCompiler.__name__ not in f"{type(error).__name__}: {error}":
                 raise
@@ -199,6 +209,47 @@ def run_by_inductor(traced: Traced) -> Run:
                 'Inductor found no C++ compiler. Install one (g++ or clang), or pass backend="eager" to run the graph '
                 "without one."
             ) from error
+
+
+def _with_pool(compiled: Any, largest: float) -> Run:
+    """Where tensors on the way are large, take their memory from a pool, which the generated module then calls."""
+    code = compiled.current_callable
+    names: dict[str, Any] = getattr(getattr(code, "__func__", code), "__globals__", {})
+    if largest < _WORTH_KEEPING or _ALLOCATOR not in names:
+        return compiled
+    # Two variants may have the same code, and so the same module.
+    pool = names[_ALLOCATOR] if isinstance(names[_ALLOCATOR], Pool) else Pool(names[_ALLOCATOR])
+    names[_ALLOCATOR] = pool
+
+    def run(arguments: list[Tensor]) -> Sequence[Any]:
+        pool.begin()
+        results = compiled(arguments)
+        pool.give(results)
+        return results
+
+    return run
+
+
+def _bytes(node: Node) -> float:
+    value = node.meta.get("val")
+    return _count(value) * value.element_size() if isinstance(value, Tensor) and value.device.type == "cpu" else 0
+
+
+def _check_dense(graph: Graph) -> None:
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.layout is not torch.strided:
+            raise CompileError(
+                f"{node.name} makes a {value.layout} tensor, for which Inductor has no code. Keep tensors dense, "
+                'or pass backend="eager" to run the graph without Inductor.'
+            )
+
+
+def found_on_disk() -> int:
+    """How many graphs Inductor took from its cache on disk so far, in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["inductor"]["fxgraph_cache_hit"]
 
 
 def _held(x: Any) -> Any:

@@ -57,6 +57,8 @@ def trace(
     paths: Sequence[str],
     names: Mapping[int, str],
     dynamic: Collection[int] = (),
+    *,
+    channels_last: bool = False,
 ) -> Traced:
     """Record what a function of tensors computes.
 
@@ -66,6 +68,7 @@ def trace(
         paths: Of the tensors, for messages.
         names: Those of captured tensors, by `id`.
         dynamic: Positions of tensors whose first dimension may be another at other calls.
+        channels_last: Whether convolutions on CPU are to have their channels innermost, as Inductor computes them.
 
     Returns:
         The graph, without operations in place.
@@ -97,7 +100,9 @@ def trace(
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
     graph.recompile()
-    graph = _retraced(_run(graph), fakes, mode, select_decomp_table())
+    convolves = any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes)
+    run = _ChannelsLast(graph).run if channels_last and convolves else _run(graph)
+    graph = _retraced(run, fakes, mode, select_decomp_table())
     graph.graph.eliminate_dead_code()
     return Traced(graph, fakes, captured, mode)
 
@@ -122,6 +127,28 @@ def _retraced(
 ) -> GraphModule:
     with torch.no_grad(), mode:
         return make_fx(fn, dict(decompositions), tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
+
+
+class _ChannelsLast(Interpreter):
+    """Gives convolutions images whose channels lie innermost, so that what follows is laid out like that too.
+
+    Inductor does so for each convolution by itself: what two of them read, forward and backward, it copies twice.
+    """
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.aten.convolution.default and args[0].ndim == 4 and args[0].device.type == "cpu":
+            images, weight, *rest = args
+            args = (*[x.contiguous(memory_format=torch.channels_last) for x in (images, weight)], *rest)
+        return super().call_function(target, args, kwargs)
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
+        returned: Any = super().output(target, args, kwargs)
+        module: Any = self.module
+        expected = next(iter(reversed(module.graph.nodes))).args[0]
+        return [
+            new.contiguous() if old.meta["val"].is_contiguous() else new
+            for new, old in zip(returned, expected, strict=True)
+        ]
 
 
 class _Watch(TorchDispatchMode):

@@ -8,13 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 from tqdm import tqdm
 
 from functional_train.steps.compiling._donate import Holdings, consume, is_struct
-from functional_train.steps.compiling._entry import BACKENDS, Entry, make_entry
 from functional_train.steps.compiling._signature import (
     differences,
     is_open,
@@ -30,6 +29,10 @@ from functional_train.values._watching import is_unwatched
 from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.tree._structure import flatten
 
+if TYPE_CHECKING:
+    from functional_train.steps.compiling._entry import Entry
+
+_BACKENDS = ("inductor", "cudagraphs", "eager")
 _MAX_VARIANTS = 64
 _MANY_VARIANTS = 8
 _SECONDS_UNTIL_NOTE = 3.0
@@ -63,7 +66,8 @@ class CompileReport(NamedTuple):
     Attributes:
         cause: What differed from the last variant, or "first call".
         trace_seconds: For recording the graph.
-        lower_seconds: For turning it into code, or loading that from the cache on disk.
+        lower_seconds: For turning it into code; 0 where that was found in the cache on disk.
+        load_seconds: For loading code from the cache on disk; 0 where it was made.
         operations: Nodes in the graph.
 
     Example:
@@ -78,6 +82,7 @@ class CompileReport(NamedTuple):
     cause: str
     trace_seconds: float
     lower_seconds: float
+    load_seconds: float
     operations: int
 
 
@@ -95,7 +100,7 @@ class _Owned(NamedTuple):
     owner: "Compiled"
     holdings: Holdings
     key: _Key
-    entry: Entry
+    entry: "Entry"
 
 
 class Compiled:
@@ -224,7 +229,10 @@ class Compiled:
                 vars(new)["_owned"] = _Owned(self, Holdings(new, kept), key, entry)
         return out
 
-    def _entry(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Entry:
+    def _entry(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Entry":
+        # What traces takes seconds to import, and much memory.
+        from functional_train.steps.compiling._entry import make_entry
+
         with self._lock:
             found = self._entries.get(key)
             changed = [] if found is None else found.changes()
@@ -247,7 +255,7 @@ class Compiled:
                 self._entries.popitem(last=False)
             self._reports.append(CompileReport(cause, *entry.seconds, entry.operations))
             _log.info(
-                "compiled %s, variant %d: %s (traced in %.1f s, lowered in %.1f s)",
+                "compiled %s, variant %d: %s (traced in %.1f s, lowered in %.1f s, loaded in %.1f s)",
                 *(self.__name__, len(self._reports), cause, *entry.seconds),
             )
             if len(self._reports) == _MANY_VARIANTS:
@@ -336,8 +344,8 @@ def compile(
         ...
         functional_train.values.errors.OwnershipError: this state was consumed by compile(step, donate=True), called ...
     """
-    if backend not in BACKENDS:
-        raise HyperparameterError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.")
+    if backend not in _BACKENDS:
+        raise HyperparameterError(f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {backend!r}.")
     if not callable(fn):
         raise StructureError(f"compile takes a function, got a {type(fn).__name__}.")
     if dynamic and isinstance(fn, Repeated):
