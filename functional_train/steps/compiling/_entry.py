@@ -78,9 +78,13 @@ class Entry(NamedTuple):
 
     def changes(self) -> list[str]:
         """What the trace baked in and is another by now."""
-        changed = [f"{one.name} was {_short(one.value)}" for one in self.watched if one.changed()]
+        changed = [
+            f"{one.name} was {_short(one.value)} when it was traced and is {_short(one.read())} now"
+            for one in self.watched
+            if one.changed()
+        ]
         if self.captured and layouts(self.captured) != self.captured_layouts:
-            changed.append("a captured tensor had another layout")
+            changed.append("a captured tensor had another layout when it was traced")
         return changed
 
     def moves_all(self, leaves: Sequence[Any]) -> bool:

@@ -128,5 +128,6 @@ def differences(old: Sequence[Any], new: Sequence[Any], names: Sequence[str] = _
 def _readable(entry: Any) -> str:
     if isinstance(entry, tuple) and len(entry) == 4 and isinstance(entry[2], torch.dtype):
         shape, stride, dtype, device = entry
-        return f"{str(dtype).removeprefix('torch.')} {tuple(shape)} with strides {tuple(stride)} on {device}"
+        sizes = repr(tuple(shape)).replace(repr(_ANY_LENGTH), _ANY_LENGTH)
+        return f"{str(dtype).removeprefix('torch.')} {sizes} with strides {tuple(stride)} on {device}"
     return repr(entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry)

@@ -270,7 +270,7 @@ class Compiled:
 
     def _cause(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any], changed: list[str]) -> str:
         if changed:
-            return "; ".join(changed) + " when it was traced, and is another now"
+            return "; ".join(changed)
         if not self._entries:
             return "first call"
         last = next(reversed(self._entries))
