@@ -191,6 +191,10 @@ def run_by_inductor(traced: Traced) -> Run:
         register_lowering(held, type_promotion_kind=None)(_held)
     hold_scalars(traced.graph.graph)
     traced.graph.recompile()
+    # Otherwise Inductor lays results out as it likes.
+    end = output_of(traced.graph.graph)
+    results: Any = end.args[0]
+    end.meta["user_visible_output_idxs"] = list(range(len(results)))
     largest = max((_bytes(node) for node in traced.graph.graph.nodes if node.op == "call_function"), default=0)
     # Inductor's patterns compute something else than they replace: of torch.add(a @ b, v, alpha=0.9), one drops the
     # alpha (torch 2.13), and one for attention takes any permutation of the keys for a transposition.

@@ -167,3 +167,23 @@ def test_transforms_outside(transform: Any) -> None:
     watched = x.clone().requires_grad_()
     assert_bitwise(torch.autograd.grad(compiled(watched), watched)[0], 2 * x)
     assert compiled.cache_info().misses == 0
+
+
+def order(tensor: Tensor) -> list[int]:
+    """Strides along the dimensions where they matter."""
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
+
+
+def test_images_come_back_as_they_were_laid_out() -> None:
+    """Inside a graph channels may lie innermost; what is returned has the strides that the function gives it."""
+    x, weight = normal(0, (2, 3, 6, 6), torch.float32), normal(1, (4, 3, 3, 3), torch.float32)
+
+    def fn(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.conv2d(x, weight, padding=1).relu()
+        return y, F.conv2d(y, y[:1, :, :3, :3]) + F.conv2d(y, y[1:, :, :3, :3])
+
+    compiled = ft.compile(fn)
+    for images in (x, x.contiguous(memory_format=torch.channels_last)):
+        actual, expected = compiled(images, weight), fn(images, weight)
+        testing.assert_trees_close(actual, expected, rtol=1e-5, atol=1e-5)
+        assert list(map(order, actual)) == list(map(order, expected))
