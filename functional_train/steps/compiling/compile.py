@@ -304,7 +304,8 @@ def compile(
     attention). Tensors that it reads without being given them become arguments, and a later change is seen. Numbers in
     its closures, globals and defaults, and modes of modules there, are compared at each call; a change traces anew.
     Each new variant is logged to `functional_train.compile` with what changed. Where a call is itself differentiated,
-    mapped over or traced, the function runs as it is, inside of that.
+    mapped over or traced, the function runs as it is, inside of that. On CPU the memory of large tensors on the way is
+    kept for the next call, until another compiled function is called.
 
     Args:
         fn: Called with trees of tensors. All else in them, such as strings and Python numbers, is constant: another one
