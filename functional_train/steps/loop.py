@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from functional_train.updates.checks import check_whole
 from functional_train.values import tree
 from functional_train.values.errors import BatchesError, HyperparameterError
 from functional_train.values.tree._structure import items, map
@@ -151,7 +152,7 @@ def repeat(step: StepFn, num_steps: int, *, batch_dim: int | None = 0) -> Repeat
         `scan` over the batches one by one.
 
     Raises:
-        HyperparameterError: num_steps is no int of at least 1.
+        HyperparameterError: num_steps is no int of at least 1, or batch_dim neither an int nor None.
         BatchesError: when called: a leaf does not have that many entries.
 
     Source: `jax.lax.scan`.
@@ -162,8 +163,7 @@ def repeat(step: StepFn, num_steps: int, *, batch_dim: int | None = 0) -> Repeat
         >>> ft.repeat(running_sum, 3)(torch.tensor(0), torch.tensor([1, 2, 3]))
         (tensor(6), {'sum': tensor([1, 3, 6])})
     """
-    if type(num_steps) is not int or num_steps < 1:
-        raise HyperparameterError(f"num_steps must be an int >= 1, got {num_steps!r}.")
+    check_whole("num_steps", num_steps, 1)
     if batch_dim is not None and type(batch_dim) is not int:
         raise HyperparameterError(f"batch_dim must be an int or None, got {batch_dim!r}.")
     return Repeated(step, num_steps, batch_dim)

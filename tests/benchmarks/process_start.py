@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from statistics import median
+from unittest import mock
 
 from tqdm import tqdm
 
@@ -44,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
             for _ in tqdm(range(options.rounds), desc=system, file=sys.stderr, leave=False, disable=None):
                 with tempfile.TemporaryDirectory() as empty:
                     # Inductor keeps compiled headers beside its cache, in the folder for temporary files.
-                    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": f"{empty}/cache", "TMPDIR": empty}
-                    times.append((first_call(system, workload), first_call(system, workload)))
-                    del os.environ["TMPDIR"]
+                    folders = {"TORCHINDUCTOR_CACHE_DIR": f"{empty}/cache", "TMPDIR": empty}
+                    with mock.patch.dict(os.environ, folders):
+                        times.append((first_call(system, workload), first_call(system, workload)))
             cold, warm = (median(column) for column in zip(*times, strict=True))
             print(f"{workload:<13}{system:<21}{cold:>12.1f} s{warm:>6.1f} s{warm / cold:>7.2f}", flush=True)
             met &= system != "functional_train" or warm <= MOST_OF_COLD * cold

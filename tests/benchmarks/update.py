@@ -23,11 +23,12 @@ MOST_OF_FOREACH = 1.3
 def benchmark(optimizer: str) -> Benchmark:
     """The systems of one optimizer."""
     systems = {
-        "in place, foreach": System(f"{MODULE}:foreach_{optimizer}", TORCH_OPTIM),
+        "in place, foreach": System(
+            f"{MODULE}:foreach_{optimizer}", ("pytorch_optimizer",) if optimizer == "lion" else TORCH_OPTIM
+        ),
         "functional_train": System(f"{MODULE}:ours_{optimizer}"),
     }
     if optimizer == "lion":
-        systems["in place, foreach"] = System(f"{MODULE}:foreach_lion", ("pytorch_optimizer",))
         systems["bare calls"] = System(f"{MODULE}:bare_lion")
     else:
         systems["in place, fused"] = System(f"{MODULE}:fused_{optimizer}", TORCH_OPTIM)

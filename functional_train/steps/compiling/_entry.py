@@ -160,8 +160,9 @@ def make_entry(
 
     any_length = {position for position, place in enumerate(given) if place in dynamic}
     tensors = [leaves[place] for place in given]
-    named = [paths[place] for place in given]
-    traced = trace(flat, tensors, named, names, any_length, channels_last=backend != "eager")
+    traced = trace(
+        flat, tensors, [paths[place] for place in given], names, any_length, channels_last=backend != "eager"
+    )
     traced_at = time.perf_counter()
     out_structure, constants, moved, whole = made
     over: dict[int, int] = {}

@@ -11,7 +11,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 
 from functional_train.steps.compiling._pool import Pool
-from functional_train.steps.compiling._trace import Traced
+from functional_train.steps.compiling._trace import Traced, output_of
 from functional_train.values.errors import CompileError
 
 Run = Callable[[list[Tensor]], Sequence[Any]]
@@ -53,11 +53,6 @@ def pairs(traced: Traced, inputs: Sequence[int], outputs: Sequence[int]) -> dict
 
 def _is_dense(tensor: Tensor) -> bool:
     return torch.ops.aten.is_non_overlapping_and_dense.default(tensor)
-
-
-def output_of(graph: Graph) -> Node:
-    """The node that returns."""
-    return next(iter(reversed(graph.nodes)))
 
 
 def write_over(traced: Traced, over: Mapping[int, int]) -> set[int]:

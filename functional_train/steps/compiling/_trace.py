@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedFakeTensorException,
 )
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
@@ -107,6 +107,11 @@ def trace(
     return Traced(graph, fakes, captured, mode)
 
 
+def output_of(graph: Graph) -> Node:
+    """The node that returns."""
+    return next(iter(reversed(graph.nodes)))
+
+
 # Of aliases, since the mode keeps weak references for as long as it lives.
 def _fixed(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
     return mode.from_tensor(tensor.detach(), static_shapes=True)
@@ -144,7 +149,7 @@ class _ChannelsLast(Interpreter):
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
         returned: Any = super().output(target, args, kwargs)
         module: Any = self.module
-        expected = next(iter(reversed(module.graph.nodes))).args[0]
+        expected: Any = output_of(module.graph).args[0]
         return [
             new.contiguous() if old.meta["val"].is_contiguous() else new
             for new, old in zip(returned, expected, strict=True)

@@ -230,9 +230,6 @@ class Compiled:
         return out
 
     def _entry(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Entry":
-        # What traces takes seconds to import, and much memory.
-        from functional_train.steps.compiling._entry import make_entry
-
         with self._lock:
             found = self._entries.get(key)
             changed = [] if found is None else found.changes()
@@ -241,6 +238,9 @@ class Compiled:
                 return found
             cause = self._cause(key, args, kwargs, changed)
             with _note_when_long(self):
+                # What traces takes seconds to import, and much memory.
+                from functional_train.steps.compiling._entry import make_entry
+
                 described = [*key.first_layouts, *key.rest_layouts]
                 lengths = {place for place, layout in enumerate(described) if is_open(layout)}
                 entry = make_entry(self.__wrapped__, args, kwargs, self._backend, lengths)
