@@ -14,7 +14,8 @@ from functional_train.models.statistics import update_bn
 from functional_train.purity.effects import Effects, record_effects
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
-from functional_train.steps.compiling.compile import CacheInfo, Compiled, CompileReport, compile
+from functional_train.steps.compiling.compile import Compiled, compile
+from functional_train.steps.compiling.report import CacheInfo, CompileReport
 from functional_train.steps.loop import fold, iterate, repeat, scan
 from functional_train.steps.scaled import ScaledState, init_scaled_state, make_scaled_step
 from functional_train.steps.state import TrainState, init_state

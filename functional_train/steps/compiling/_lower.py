@@ -11,6 +11,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 
 from functional_train.steps.compiling._pool import Pool
+from functional_train.steps.compiling._products import inline_products, lower_product
 from functional_train.steps.compiling._trace import Traced, output_of
 from functional_train.values.errors import CompileError
 
@@ -181,9 +182,12 @@ def run_by_inductor(traced: Traced) -> Run:
         from torch._inductor.lowering import lowerings, register_lowering
         from torch._inductor.virtualized import V
 
-    held = torch.ops.functional_train.held.default
-    if held not in lowerings:
-        register_lowering(held, type_promotion_kind=None)(_held)
+    ours: Any = torch.ops.functional_train
+    own: dict[Any, Any] = {ours.held.default: _held, ours.small_product.default: lower_product}
+    for operation, lowering in own.items():
+        if operation not in lowerings:
+            register_lowering(operation, type_promotion_kind=None)(lowering)
+    inline_products(traced.graph.graph)
     hold_scalars(traced.graph.graph)
     traced.graph.recompile()
     # Otherwise Inductor lays results out as it likes.

@@ -5,13 +5,11 @@ import sys
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
-from tqdm import tqdm
 
 from functional_train.steps.compiling._donate import Holdings, consume, is_struct
 from functional_train.steps.compiling._signature import (
@@ -23,6 +21,7 @@ from functional_train.steps.compiling._signature import (
     resolved,
     settings,
 )
+from functional_train.steps.compiling.report import CacheInfo, CompileReport, note_when_long
 from functional_train.steps.loop import Repeated
 from functional_train.steps.state import check_untouched, moved_state, watched_leaves
 from functional_train.values._watching import is_unwatched
@@ -35,55 +34,7 @@ if TYPE_CHECKING:
 _BACKENDS = ("inductor", "cudagraphs", "eager")
 _MAX_VARIANTS = 64
 _MANY_VARIANTS = 8
-_SECONDS_UNTIL_NOTE = 3.0
 _log = logging.getLogger("functional_train.compile")
-
-
-class CacheInfo(NamedTuple):
-    """How often variants were found and made, as `functools.lru_cache` tells it.
-
-    Attributes:
-        hits: Calls that found their variant.
-        misses: Calls for which one was made.
-        maxsize: Most variants kept; the one used longest ago goes first.
-        currsize: Variants kept.
-
-    Example:
-        >>> import functional_train as ft
-        >>> ft.compile(lambda x: 2 * x).cache_info()
-        CacheInfo(hits=0, misses=0, maxsize=64, currsize=0)
-    """
-
-    hits: int
-    misses: int
-    maxsize: int
-    currsize: int
-
-
-class CompileReport(NamedTuple):
-    """What making one variant took, and why it was made.
-
-    Attributes:
-        cause: What differed from the last variant, or "first call".
-        trace_seconds: For recording the graph.
-        lower_seconds: For turning it into code; 0 where that was found in the cache on disk.
-        load_seconds: For loading code from the cache on disk; 0 where it was made.
-        operations: Nodes in the graph.
-
-    Example:
-        >>> import functional_train as ft, torch
-        >>> double = ft.compile(lambda x: 2 * x, backend="eager")
-        >>> double(torch.ones(1)), double(torch.ones(2))
-        (tensor([2.]), tensor([2., 2.]))
-        >>> double.reports()[1].cause
-        "'x' was float32 (1,) with strides (1,) on cpu and is float32 (2,) with strides (1,) on cpu"
-    """
-
-    cause: str
-    trace_seconds: float
-    lower_seconds: float
-    load_seconds: float
-    operations: int
 
 
 class _Key(NamedTuple):
@@ -212,7 +163,10 @@ class Compiled:
         self._hits += len(self._reports) == made
         written = {*entry.over.values()} - entry.same
         moved = caller is not None and any(ours[place] for place in written)
-        buffers = [leaf.clone() if place in written and not ours[place] else leaf for place, leaf in enumerate(first)]
+        copied = {place for place in written if not ours[place]}
+        if caller is not None and copied and _log.isEnabledFor(logging.DEBUG):
+            self._tell_copied(paths_of(self.__wrapped__, args, kwargs), sorted(copied), len(written))
+        buffers = [leaf.clone() if place in copied else leaf for place, leaf in enumerate(first)]
         every = [*buffers, *rest]
         try:
             results = entry.run([*[every[place] for place in entry.given], *entry.captured])
@@ -237,7 +191,7 @@ class Compiled:
                 self._entries.move_to_end(key)
                 return found
             cause = self._cause(key, args, kwargs, changed)
-            with _note_when_long(self):
+            with note_when_long(repr(self)):
                 # What traces takes seconds to import, and much memory.
                 from functional_train.steps.compiling._entry import make_entry
 
@@ -281,6 +235,15 @@ class Compiled:
         found = [*differences(old, new, paths), *differences(last.settings, key.settings)]
         return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
+    def _tell_copied(self, paths: list[str], places: list[int], of: int) -> None:
+        some = ", ".join([repr(paths[place]) for place in places[:3]])
+        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+        _log.debug(
+            "%r copied %d of the %d leaves that it writes over, which something else can see (another name, a view, a "
+            "list, an output that a notebook keeps): %s%s",
+            *(self, len(places), of, some, more),
+        )
+
     def _tell_uncompiled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._told:
             self._told = True
@@ -303,9 +266,10 @@ def compile(
     devices) and each setting that a trace bakes in (grad mode, autocast, default dtype, threads, determinism,
     attention). Tensors that it reads without being given them become arguments, and a later change is seen. Numbers in
     its closures, globals and defaults, and modes of modules there, are compared at each call; a change traces anew.
-    Each new variant is logged to `functional_train.compile` with what changed. Where a call is itself differentiated,
-    mapped over or traced, the function runs as it is, inside of that. On CPU the memory of large tensors on the way is
-    kept for the next call, until another compiled function is called.
+    Each new variant is logged to `functional_train.compile` with what changed, and at level DEBUG which leaves of a
+    state could not be moved. Where a call is itself differentiated, mapped over or traced, the function runs as it is,
+    inside of that. On CPU the memory of large tensors on the way is kept for the next call, until another compiled
+    function is called.
 
     Args:
         fn: Called with trees of tensors. All else in them, such as strings and Python numbers, is constant: another one
@@ -384,15 +348,3 @@ def _any_requires_grad(leaves: list[Any]) -> bool:
 
 def _place(frame: FrameType | None) -> tuple[Any, int] | None:
     return None if frame is None else (frame.f_code, frame.f_lineno)
-
-
-@contextmanager
-def _note_when_long(compiled: Compiled) -> Generator[None]:
-    text = f"{compiled!r} is being compiled; another process will find the code in the cache on disk."
-    timer = threading.Timer(_SECONDS_UNTIL_NOTE, tqdm.write, [text], {"file": sys.stderr})
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
