@@ -13,6 +13,7 @@ from functional_train.runs.history import History, Recorder
 from functional_train.runs.interrupts import Interrupts
 from functional_train.runs.placement import place
 from functional_train.runs.progress import Progress, note
+from functional_train.steps.compiling._donate import Consumed
 from functional_train.values.errors import BatchesError, HyperparameterError, NonFiniteError
 from functional_train.values.tree._build import copy
 from functional_train.values.tree._structure import device_of
@@ -45,7 +46,8 @@ def fit(
 
     Args:
         step: `(state, batch) -> (state, metrics)`.
-        state: Where to begin, as `init_state` makes it; it stays as it is, and a step that donates moves a copy.
+        state: Where to begin, as `init_state` makes it; it stays as it is, and a step that donates moves a copy. Then
+            an observer that keeps a state has to copy it.
         batches: Any iterable of batches, a `torch.utils.data.DataLoader` included, read from its beginning whatever
             `state.step` is: to go on in the middle, pass the batches that are left. When it ends before `steps` and can
             be iterated again, it is. Tensors are moved to the state's device.
@@ -213,10 +215,13 @@ class _Run:
         with contextlib.suppress(Exception):
             error.state = self.current[1]  # pyright: ignore[reportAttributeAccessIssue]
             error.history = self.recorder.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
-        error.add_note(
-            f"fit had taken {self.recorder.taken} steps. The last whole state is error.state, the records "
-            "error.history."
+        rest = (
+            "The step, which moves its state, raised when some of the new one was written, so the last state is lost. "
+            "Keep copies now and then, with an observer and ft.tree.copy(state), or compile without donate."
+            if isinstance(self.current[1], Consumed)
+            else "The last whole state is error.state."
         )
+        error.add_note(f"fit had taken {self.recorder.taken} steps. {rest} The records are error.history.")
 
 
 def _go_through(

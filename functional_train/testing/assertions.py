@@ -1,6 +1,5 @@
 """Assertions about trees, and about what a function leaves alone."""
 
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_train.values._generators import generators, moved_since
 from functional_train.values.tree._structure import as_known_mappings, difference, items, leaves, map, same_structure
 from functional_train.values.types import Tree
 
@@ -215,25 +215,10 @@ def assert_global_rng_untouched() -> Generator[None, None, None]:
         ...
         AssertionError: the global generator of torch moved. Draw from a key: ft.random.uniform(key, ...).
     """
-    before = _generators()
+    before = generators()
     yield
-    after = _generators()
-    moved = [name for name, state in before.items() if after.get(name) != state]
+    moved = moved_since(before)
     if moved:
         raise AssertionError(
             f"the global generator of {', '.join(moved)} moved. Draw from a key: ft.random.uniform(key, ...)."
         )
-
-
-def _generators() -> dict[str, Any]:
-    """The state of every global generator that is loaded; one that is not cannot have been drawn from before."""
-    states: dict[str, Any] = {"torch": torch.get_rng_state().numpy().tobytes()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states |= {f"cuda:{index}": bytes(s.tolist()) for index, s in enumerate(torch.cuda.get_rng_state_all())}
-    # Read through sys.modules: this package imports no library that draws.
-    if "random" in sys.modules:
-        states["random"] = sys.modules["random"].getstate()
-    if "numpy.random" in sys.modules:
-        _, words, *rest = sys.modules["numpy.random"].get_state(legacy=True)
-        states["numpy.random"] = (words.tobytes(), *rest)
-    return states

@@ -3,7 +3,7 @@
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 _LIBRARIES = frozenset({__name__.partition(".")[0], "torch", "optree", "functools"})
 # A container of more is data; to compare it at each call is not cheap.
 _MOST_ITEMS = 64
-_BAKED_IN = (bool, int, float, complex, str, type(None))
+_BAKED_IN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Watched(NamedTuple):
@@ -28,6 +28,19 @@ class Watched(NamedTuple):
         if now is self.value:
             return False
         return type(now) is not type(self.value) or not isinstance(now, _BAKED_IN) or now != self.value
+
+    def explained(self) -> str:
+        """What changed, old and new."""
+        now = self.read()
+        if isinstance(self.value, Tensor) and isinstance(now, Tensor):
+            return f"{self.name} is another tensor than the one that was traced"
+        if isinstance(self.value, bytes):
+            return f"{self.name}, an array, had other numbers when it was traced"
+        return f"{self.name} was {_short(self.value)} when it was traced and is {_short(now)} now"
+
+
+def _short(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def captured_by(fn: Callable[..., Any]) -> tuple[list[Watched], dict[int, str]]:
@@ -58,6 +71,8 @@ class _Search:
         elif isinstance(value, FunctionType):
             for part, read in _parts_of(value):
                 self.consider(read, f"{part!r} of {value.__qualname__}", _is_ours(value))
+                if _is_namespace(held := read()):
+                    self.look_into_namespace(held, repr(part), value.__code__.co_names)
         elif isinstance(value, functools.partial):
             for place, argument in [*enumerate(value.args), *value.keywords.items()]:
                 self.look_into(argument, f"argument {place!r} of {name}")
@@ -71,11 +86,21 @@ class _Search:
             for place in value if isinstance(value, dict) else range(len(value)):
                 if len(value) <= _MOST_ITEMS:
                     self.consider(functools.partial(_item, value, place), f"{place!r} of {name}", ours)
+        elif _is_array(value):
+            if value.size <= _MOST_ITEMS and not value.dtype.hasobject:
+                self.consider(value.tobytes, name, ours=False)
         elif _is_of_the_users(value):
             self.look_into_object(value, name)
 
+    def look_into_namespace(self, value: Any, name: str, fields: Iterable[str]) -> None:
+        """What code may read by name of a module of the user's or of a class."""
+        for field in fields:
+            if field in vars(value):
+                self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", ours=False)
+
     def look_into_object(self, value: Any, name: str) -> None:
-        for field in vars(value):
+        slots = getattr(type(value), "__slots__", ())
+        for field in [*getattr(value, "__dict__", ()), *([slots] if isinstance(slots, str) else slots)]:
             self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", ours=False)
         call = vars(type(value)).get("__call__")
         if isinstance(call, FunctionType):
@@ -84,9 +109,13 @@ class _Search:
     def look_into_module(self, module: nn.Module, name: str) -> None:
         for path, part in module.named_modules():
             read = functools.partial(getattr, part, "training")
-            self.watched.append(
-                Watched(f"the mode 'training' of {repr(path) + ' in ' if path else ''}{name}", read, read())
-            )
+            where = f"{repr(path) + ' in ' if path else ''}{name}"
+            self.watched.append(Watched(f"the mode 'training' of {where}", read, read()))
+            for field, constant in vars(part).items():
+                if field != "training" and not field.startswith("_") and isinstance(constant, _BAKED_IN):
+                    self.watched.append(
+                        Watched(f"{field!r} of {where}", functools.partial(getattr, part, field, None), constant)
+                    )
         for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
             self.names[id(tensor)] = f"{path!r} of the module in {name}"
 
@@ -116,16 +145,29 @@ def _parts_of(function: FunctionType) -> Iterator[tuple[str, Callable[[], Any]]]
 
 def _is_of_the_users(value: Any) -> bool:
     """Whether a value is an object of a class outside the standard library and the libraries below, or a namespace."""
-    if isinstance(value, type | ModuleType) or not hasattr(value, "__dict__"):
+    if isinstance(value, type | ModuleType) or not (hasattr(value, "__dict__") or hasattr(value, "__slots__")):
         return False
-    home = type(value).__module__.partition(".")[0]
     named = isinstance(value, SimpleNamespace | argparse.Namespace)
-    return named or not (home in _LIBRARIES or home in sys.stdlib_module_names or _is_installed(type(value)))
+    return named or _is_home_of_users(type(value).__module__)
 
 
-def _is_installed(cls: type) -> bool:
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file
+def _is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _is_namespace(value: Any) -> bool:
+    """Whether a value is a module or a class that the user wrote."""
+    if isinstance(value, ModuleType):
+        return _is_home_of_users(value.__name__)
+    return isinstance(value, type) and _is_home_of_users(value.__module__)
+
+
+def _is_home_of_users(module: str) -> bool:
+    home = module.partition(".")[0]
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    installed = "site-packages" in file or "dist-packages" in file
+    return not (home in _LIBRARIES or home in sys.stdlib_module_names or installed)
 
 
 def _item(container: Any, place: Any) -> Any:

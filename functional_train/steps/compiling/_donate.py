@@ -21,10 +21,15 @@ class Consumed:
     """What is left of a state that a compiled step took the buffers of."""
 
     _by: str
+    _raised: bool
     _caller: tuple[CodeType, int] | None
 
     def __getattr__(self, name: str) -> NoReturn:
         del name
+        raise OwnershipError(_explained(self))
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        del protocol
         raise OwnershipError(_explained(self))
 
     def __repr__(self) -> str:
@@ -39,6 +44,12 @@ def _taker(consumed: Consumed) -> str:
 
 
 def _explained(consumed: Consumed) -> str:
+    if vars(consumed).get("_raised"):
+        return (
+            f"this state was consumed by {_taker(consumed)}, which raised when some of it was written: there is no new "
+            "state. Go on from an earlier copy: make one now and then with ft.tree.copy(state), or compile without "
+            "donate."
+        )
     return (
         f"this state was consumed by {_taker(consumed)}. With donate=True the state that a step is given is moved into "
         "the one it returns: go on with that one, as in state, metrics = step(state, batch). To keep an old state too, "
@@ -58,11 +69,11 @@ def is_struct(value: Any) -> bool:
     return hasattr(value, "__dataclass_fields__")
 
 
-def consume(state: Any, by: str, caller: tuple[CodeType, int] | None) -> None:
-    """Take a value's fields away, so that touching it says who has them."""
+def consume(state: Any, by: str, caller: tuple[CodeType, int] | None, *, raised: bool = False) -> None:
+    """Take a value's fields away, so that touching it says who has them, or that a call failed halfway."""
     vars(state).clear()
     object.__setattr__(state, "__class__", Consumed)
-    vars(state).update(_by=by, _caller=caller)
+    vars(state).update(_by=by, _caller=caller, _raised=raised)
 
 
 class Holdings:

@@ -78,11 +78,7 @@ class Entry(NamedTuple):
 
     def changes(self) -> list[str]:
         """What the trace baked in and is another by now."""
-        changed = [
-            f"{one.name} was {_short(one.value)} when it was traced and is {_short(one.read())} now"
-            for one in self.watched
-            if one.changed()
-        ]
+        changed = [one.explained() for one in self.watched if one.changed()]
         if self.captured and layouts(self.captured) != self.captured_layouts:
             changed.append("a captured tensor had another layout when it was traced")
         return changed
@@ -104,10 +100,6 @@ class Entry(NamedTuple):
             )
             start += structure.num_leaves
         return (state, *others)
-
-
-def _short(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def make_entry(

@@ -149,9 +149,20 @@ def lengths_of(traced: Traced, dynamic: Collection[int]) -> Callable[[Sequence[T
     code = compile(condition or "True", "<lengths>", "eval")
 
     def fits(tensors: Sequence[Tensor]) -> bool:
-        return bool(eval(code, SYMPY_INTERP, {"L": {f"t{at}": tensors[place] for at, place in enumerate(places)}}))
+        asked = {f"t{at}": _Asked(tensors[place]) for at, place in enumerate(places)}
+        return bool(eval(code, SYMPY_INTERP, {"L": asked}))
 
     return fits
+
+
+class _Asked:
+    """What conditions ask a tensor for. Where in its storage it begins, code does not depend on."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.size, self.stride = tensor.size, tensor.stride
+
+    def storage_offset(self) -> int:
+        return 0
 
 
 def run_eagerly(traced: Traced) -> Run:

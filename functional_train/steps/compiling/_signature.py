@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,19 +48,32 @@ def is_open(layout: Any) -> bool:
     return len(layout) == 4 and layout[0][:1] == (_ANY_LENGTH,)
 
 
+class _Unsuited(NamedTuple):
+    """The layout of what no variant is made for, and why."""
+
+    error: type[CompileError | StructureError]
+    reason: str
+
+
+def check_suited(found: Sequence[Any], paths: Sequence[str]) -> None:
+    """Raise for the first leaf that no variant is made for."""
+    for layout, path in zip(found, paths, strict=True):
+        if isinstance(layout, _Unsuited):
+            raise layout.error(f"{path!r} is {layout.reason}")
+
+
 def _constant(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         kind = (
             f"a {type(leaf).__name__}, a subclass of Tensor" if type(leaf) not in _KINDS else f"a {leaf.layout} tensor"
         )
-        raise CompileError(f"an argument holds {kind}, which cannot be compiled. Pass a plain, dense tensor.")
+        return _Unsuited(CompileError, f"{kind}, which cannot be compiled. Pass a plain, dense tensor.")
     try:
         hash(leaf)
     except TypeError:
-        raise StructureError(
-            f"an argument holds a {type(leaf).__name__}, which is neither a tensor nor a constant that can be hashed. "
-            "Pass tensors, or bind it with functools.partial before compiling."
-        ) from None
+        name = type(leaf).__name__
+        way = "Pass torch.from_numpy(array)." if name == "ndarray" else "Pass tensors."
+        return _Unsuited(StructureError, f"a {name}: neither a tensor nor a constant that can be hashed. {way}")
     return type(leaf), leaf
 
 

@@ -2,9 +2,11 @@
 
 import linecache
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
 
-_NOT_THE_USERS = frozenset({__name__.partition(".")[0], "torch", "optree", "contextlib", "threading"})
+_NOT_THE_USERS = frozenset({__name__.partition(".")[0], "torch", "optree", "contextlib", "threading", "random"})
 
 
 def running_line() -> str:
@@ -23,6 +25,26 @@ def raising_line(traceback: TracebackType | None) -> str:
             found = describe(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
         traceback = traceback.tb_next
     return found
+
+
+def drawing_line(run: Callable[[], object]) -> str | None:
+    """Run something, and find the first line of the user's that draws from a generator of Python or NumPy meanwhile."""
+    names = {"random": ("Random",), "numpy.random": ("RandomState", "Generator")}
+    kinds = tuple([getattr(sys.modules[m], name) for m in names if m in sys.modules for name in names[m]])
+    found: list[str] = []
+
+    def watch(frame: FrameType, event: str, called: Any) -> None:
+        del frame
+        if event == "c_call" and not found and isinstance(getattr(called, "__self__", None), kinds):
+            found.append(running_line())
+
+    previous = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        run()
+    finally:
+        sys.setprofile(previous)
+    return found[0] if found else None
 
 
 def is_users(frame: FrameType) -> bool:

@@ -1,10 +1,12 @@
 """From a function of tensors to a graph of torch's core operations, without side effects."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch._inductor.lowering  # pyright: ignore[reportUnusedImport]  # what decomposes pooling
 from torch import Tensor
 from torch._dynamo.source import ConstantSource
 from torch._inductor.decomposition import select_decomp_table
@@ -25,7 +27,8 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from functional_train.steps.compiling._source import raising_line, running_line
+from functional_train.steps.compiling._source import drawing_line, raising_line, running_line
+from functional_train.values._generators import generators, moved_since
 from functional_train.values.errors import CompileError
 
 _DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
@@ -89,8 +92,18 @@ def trace(
         with watch:
             return fn(*leaves)
 
-    with torch.compiler._compile_session_context(), mode, _explained():
-        recorded = make_fx(watched, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
+    def record() -> GraphModule:
+        with torch.compiler._compile_session_context(), mode, _explained():
+            return make_fx(watched, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
+
+    before = generators()
+    recorded = record()
+    # Another thread may have moved them, so that it is looked for who did.
+    if moved_since(before) and (line := drawing_line(record)) is not None:
+        raise CompileError(
+            "the function draws from a global generator of Python or NumPy while it is traced, so that each call has "
+            f"the same numbers, in {line}\nDraw with ft.random from a key that the state owns, or pass the numbers."
+        )
     captured = _lift_captured(recorded, names)
     fakes += [_fixed(mode, tensor) for tensor in captured]
 
@@ -112,15 +125,23 @@ def output_of(graph: Graph) -> Node:
     return next(iter(reversed(graph.nodes)))
 
 
-# Of aliases, since the mode keeps weak references for as long as it lives.
+# An alias, since the mode keeps weak references for as long as it lives. It is no view and begins where its storage
+# does, so that a graph does not depend on which part of what tensor it was traced for.
+def _alias(tensor: Tensor) -> Tensor:
+    if not tensor._is_view() or tensor.is_conj() or tensor.is_neg():
+        return tensor.detach()
+    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return empty.set_(tensor.untyped_storage(), 0, tensor.shape, tensor.stride())
+
+
 def _fixed(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
-    return mode.from_tensor(tensor.detach(), static_shapes=True)
+    return mode.from_tensor(_alias(tensor), static_shapes=True)
 
 
 def _with_any_length(mode: FakeTensorMode, tensor: Tensor, path: str) -> Tensor:
     sizes = [DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (tensor.ndim - 1)]
     context = StatelessSymbolicContext(dynamic_sizes=sizes)
-    return mode.from_tensor(tensor.detach(), symbolic_context=context, source=ConstantSource(path))
+    return mode.from_tensor(_alias(tensor), symbolic_context=context, source=ConstantSource(path))
 
 
 def _run(graph: GraphModule) -> Callable[..., Any]:
@@ -166,9 +187,10 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs or {}):
+            whose = "the global generator of torch" if (kwargs or {}).get("generator") is None else "a torch.Generator"
             raise CompileError(
-                f"{func.__name__} draws from torch's global generator, whose draws a graph cannot repeat, in "
-                f"{running_line()}\nDraw with ft.random from a key that the state owns, or turn the layer's rate to 0."
+                f"{func.__name__} draws from {whose}, whose draws a graph cannot repeat, in {running_line()}\n"
+                "Draw with ft.random from a key that the state owns, or turn the layer's rate to 0."
             )
         if func._schema.is_mutable:
             self.check_written(func, args, kwargs or {})
@@ -204,16 +226,27 @@ def _draws(func: Any, args: Any, kwargs: Any) -> bool:
 
 @contextlib.contextmanager
 def _explained() -> Generator[None]:
+    # It prints each error that the function raises, with a traceback of its own.
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    silent, log.disabled = log.disabled, True
     try:
         yield
+    except CompileError:
+        raise
     except _DATA_DEPENDENT as error:
         raise CompileError(
             "Python's control flow, or the shape of a result, depends on numbers in a tensor, which a graph does not "
             f"know, in {raising_line(error.__traceback__)}\nChoose with torch.where, keep numbers as 0-d tensors "
-            "(no .item(), float() or `if tensor`), and mask instead of indexing by a mask."
+            "(no .item(), float() or `if tensor`), and mask instead of indexing by a mask. To see a number, return it "
+            "as a metric."
         ) from error
     except UnsupportedFakeTensorException as error:
         raise CompileError(f"{error} In {raising_line(error.__traceback__)}") from error
+    except Exception as error:
+        error.add_note(f"This was raised while the function was traced, in {raising_line(error.__traceback__)}")
+        raise
+    finally:
+        log.disabled = silent
 
 
 def _lift_captured(recorded: GraphModule, names: Mapping[int, str]) -> list[Tensor]:
@@ -229,7 +262,8 @@ def _lift_captured(recorded: GraphModule, names: Mapping[int, str]) -> list[Tens
         if value.requires_grad:
             raise CompileError(
                 f"the function reads {names.get(id(value), 'a tensor')}, which requires grad and is no argument: it "
-                "would be trained by nobody. Pass it in params; of a module, ft.functionalize(module).params."
+                "would be trained by nobody. Pass it in params (of a module, ft.functionalize(module).params); what is "
+                "not to be trained, with requires_grad_(False)."
             )
         if id(value) not in captured:
             where = recorded.graph.inserting_after(last[0]) if last else recorded.graph.inserting_before()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from functional_train.steps.compiling._donate import Holdings, consume, is_struct
 from functional_train.steps.compiling._signature import (
+    check_suited,
     differences,
     is_open,
     layouts,
@@ -21,6 +22,7 @@ from functional_train.steps.compiling._signature import (
     resolved,
     settings,
 )
+from functional_train.steps.compiling._source import is_users
 from functional_train.steps.compiling.report import CacheInfo, CompileReport, note_when_long
 from functional_train.steps.loop import Repeated
 from functional_train.steps.state import check_untouched, moved_state, watched_leaves
@@ -80,6 +82,9 @@ class Compiled:
         self._told = False
         self._lock = threading.RLock()
 
+    def __deepcopy__(self, memo: Any) -> "Compiled":
+        return self  # as functions are
+
     def __repr__(self) -> str:
         return f"compile({self.__name__}{', donate=True' if self.donates else ''})"
 
@@ -92,8 +97,8 @@ class Compiled:
         if not args or not is_struct(args[0]):
             raise StructureError(
                 f"{self!r} takes the state it moves as first argument: a TrainState or another ft.struct, got "
-                f"{type(args[0]).__name__ if args else 'none'}. A plain container cannot say that it was consumed; "
-                "declare an ft.struct, or leave donate out."
+                f"{type(args[0]).__name__ if args else 'none by position'}. A plain container cannot say that it was "
+                "consumed; declare an ft.struct, or leave donate out."
             )
         caller = sys._getframe(1)
         owned = _owned(args[0])
@@ -134,7 +139,7 @@ class Compiled:
         try:
             results = entry.run(arguments)
         except BaseException:
-            consume(state, f"{self!r}, which raised when some of it was written", _place(caller))
+            consume(state, repr(self), _place(caller), raised=True)
             raise
         new = moved_state(state)
         consume(state, repr(self), _place(caller))
@@ -159,7 +164,7 @@ class Compiled:
         entry = self._entry(key, args, kwargs)
         if entry.fits is not None and not entry.fits(_tensors([*first, *rest])):
             key = key._replace(first_layouts=layouts(first), rest_layouts=layouts(rest))
-            entry = self._entry(key, args, kwargs)
+            entry = self._entry(key, args, kwargs, "the code for any length does something else for these lengths")
         self._hits += len(self._reports) == made
         written = {*entry.over.values()} - entry.same
         moved = caller is not None and any(ours[place] for place in written)
@@ -172,7 +177,7 @@ class Compiled:
             results = entry.run([*[every[place] for place in entry.given], *entry.captured])
         except BaseException:
             if moved:
-                consume(state, f"{self!r}, which raised when some of it was written", _place(caller))
+                consume(state, repr(self), _place(caller), raised=True)
             raise
         out = entry.rebuilt(every, results)
         if caller is not None:
@@ -183,14 +188,16 @@ class Compiled:
                 vars(new)["_owned"] = _Owned(self, Holdings(new, kept), key, entry)
         return out
 
-    def _entry(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Entry":
+    def _entry(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any], unfit: str = "") -> "Entry":
         with self._lock:
             found = self._entries.get(key)
             changed = [] if found is None else found.changes()
             if found is not None and not changed:
                 self._entries.move_to_end(key)
                 return found
-            cause = self._cause(key, args, kwargs, changed)
+            paths = paths_of(self.__wrapped__, args, kwargs)
+            check_suited([*key.first_layouts, *key.rest_layouts], paths)
+            cause = "; ".join(changed) or unfit or self._cause(key, [repr(path) for path in paths])
             with note_when_long(repr(self)):
                 # What traces takes seconds to import, and much memory.
                 from functional_train.steps.compiling._entry import make_entry
@@ -222,15 +229,13 @@ class Compiled:
                 )
             return entry
 
-    def _cause(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any], changed: list[str]) -> str:
-        if changed:
-            return "; ".join(changed)
+    def _cause(self, key: _Key, paths: list[str]) -> str:
         if not self._entries:
             return "first call"
         last = next(reversed(self._entries))
-        if (key.first, key.rest) != (last.first, last.rest):
-            return "the structure of the arguments changed"
-        paths = [repr(path) for path in paths_of(self.__wrapped__, args, kwargs)]
+        for old, new, which in ((last.first, key.first, "first argument"), (last.rest, key.rest, "other arguments")):
+            if old != new:
+                return f"the structure of the {which} was {_shortened(old)} and is {_shortened(new)}"
         old, new = (one.first_layouts + one.rest_layouts for one in (last, key))
         found = [*differences(old, new, paths), *differences(last.settings, key.settings)]
         return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
@@ -347,4 +352,12 @@ def _any_requires_grad(leaves: list[Any]) -> bool:
 
 
 def _place(frame: FrameType | None) -> tuple[Any, int] | None:
+    """The user's line that a call came from, be it by way of a loop of ours."""
+    while frame is not None and not is_users(frame):
+        frame = frame.f_back
     return None if frame is None else (frame.f_code, frame.f_lineno)
+
+
+def _shortened(structure: Any) -> str:
+    text = str(structure).removeprefix("PyTreeSpec")
+    return text if len(text) <= 120 else f"{text[:117]}..."
