@@ -4,15 +4,20 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from functional_train.steps.loop import Repeated
 
 _LIBRARIES = frozenset({__name__.partition(".")[0], "torch", "optree", "functools"})
 # A container of more is data; to compare it at each call is not cheap.
 _MOST_ITEMS = 64
-_BAKED_IN = (bool, int, float, complex, str, bytes, type(None))
+_BAKED_IN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(None))
+# What another object may be put in the place of; libraries, classes and built-in functions stay what they are.
+_REPLACEABLE = (Tensor, nn.Module, FunctionType, functools.partial, dict, list, tuple, set)
 
 
 class Watched(NamedTuple):
@@ -43,14 +48,19 @@ def _short(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
-def captured_by(fn: Callable[..., Any]) -> tuple[list[Watched], dict[int, str]]:
+def captured_by(fn: Callable[..., Any], arguments: Iterable[FunctionType] = ()) -> tuple[list[Watched], dict[int, str]]:
     """What can be found from a function's closures, defaults, globals, partial arguments and modules.
+
+    Args:
+        fn: The function.
+        arguments: Functions that it is given.
 
     Returns:
         What is compared at each call, and the names of the tensors found by `id`.
     """
     search = _Search()
-    search.look_into(fn, getattr(fn, "__name__", type(fn).__name__))
+    for function in (fn, *arguments):
+        search.look_into(function, getattr(function, "__name__", type(function).__name__))
     return search.watched, search.names
 
 
@@ -72,17 +82,23 @@ class _Search:
             for part, read in _parts_of(value):
                 self.consider(read, f"{part!r} of {value.__qualname__}", _is_ours(value))
                 if _is_namespace(held := read()):
-                    self.look_into_namespace(held, repr(part), value.__code__.co_names)
+                    self.look_into_namespace(held, repr(part), _names_in(value.__code__))
         elif isinstance(value, functools.partial):
             for place, argument in [*enumerate(value.args), *value.keywords.items()]:
                 self.look_into(argument, f"argument {place!r} of {name}")
             self.look_into(value.func, name)
+        elif isinstance(value, Repeated):
+            self.look_into(value.step, name)
+        elif _is_ours(type(value)) and hasattr(value, "__wrapped__"):  # compiled
+            self.look_into(value.__wrapped__, name)
         elif isinstance(value, MethodType):
             self.look_into(value.__func__, name)
             self.look_into(value.__self__, name)
         elif isinstance(value, nn.Module):
             self.look_into_module(value, name)
         elif isinstance(value, dict | list | tuple):
+            if not ours and isinstance(value, dict | list):
+                self.watched.append(Watched(f"the length of {name}", value.__len__, len(value)))
             for place in value if isinstance(value, dict) else range(len(value)):
                 if len(value) <= _MOST_ITEMS:
                     self.consider(functools.partial(_item, value, place), f"{place!r} of {name}", ours)
@@ -96,15 +112,16 @@ class _Search:
         """What code may read by name of a module of the user's or of a class."""
         for field in fields:
             if field in vars(value):
-                self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", ours=False)
+                self.consider(functools.partial(vars(value).get, field), f"{field!r} of {name}", ours=False)
 
     def look_into_object(self, value: Any, name: str) -> None:
         slots = getattr(type(value), "__slots__", ())
         for field in [*getattr(value, "__dict__", ()), *([slots] if isinstance(slots, str) else slots)]:
             self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", ours=False)
-        call = vars(type(value)).get("__call__")
-        if isinstance(call, FunctionType):
-            self.look_into(call, name)
+        for field, method in vars(type(value)).items():
+            function = getattr(method, "__func__", method)
+            if isinstance(function, FunctionType):
+                self.look_into(function, f"{field!r} of {name}")
 
     def look_into_module(self, module: nn.Module, name: str) -> None:
         for path, part in module.named_modules():
@@ -118,11 +135,16 @@ class _Search:
                     )
         for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
             self.names[id(tensor)] = f"{path!r} of the module in {name}"
+        for part in module.modules():
+            for held in (part._parameters, part._buffers, part._modules):
+                for field, value in held.items():
+                    read = functools.partial(held.get, field)
+                    self.watched.append(Watched(f"{field!r} of a module in {name}", read, value))
 
     def consider(self, read: Callable[[], Any], name: str, ours: bool) -> None:
         value = read()
         # What libraries hold in closures was checked when it was made, and nobody can reach it to change it.
-        if not ours and isinstance(value, (*_BAKED_IN, Tensor)):
+        if not ours and (isinstance(value, (*_BAKED_IN, *_REPLACEABLE)) or _is_of_the_users(value)):
             self.watched.append(Watched(name, read, value))
         # Nor the skeletons of modules, whose modes are arguments.
         if not (ours and isinstance(value, nn.Module)):
@@ -134,13 +156,19 @@ def _parts_of(function: FunctionType) -> Iterator[tuple[str, Callable[[], Any]]]
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         yield name, functools.partial(_contents, cell)
     if not _is_ours(function):
-        for name in function.__code__.co_names:
+        for name in sorted(_names_in(function.__code__)):
             if name in function.__globals__:
                 yield name, functools.partial(function.__globals__.get, name)
     for place, _ in enumerate(function.__defaults__ or ()):
         yield f"default {place}", functools.partial(_default, function, place)
     for name in function.__kwdefaults__ or {}:
         yield name, functools.partial((function.__kwdefaults__ or {}).get, name)
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """The names that code reads, with those of the functions defined in it."""
+    inside = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*inside)
 
 
 def _is_of_the_users(value: Any) -> bool:

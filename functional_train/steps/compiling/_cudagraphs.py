@@ -81,16 +81,25 @@ class Replayed:
         else:
             self._recordings.move_to_end(where)
             for place, tensor in found.inputs.items():
-                tensor.copy_(given[place])
+                tensor.copy_(_memory_of(given[place]))
         found.replay()
         return [result.clone() if isinstance(result, Tensor) else result for result in found.results]
 
     def _recorded(self, where: tuple[int, ...], given: list[Tensor]) -> _Recording:
         lasting = {*self._lasting}
-        inputs = {place: tensor.clone() for place, tensor in enumerate(given) if place not in lasting}
-        filled = [inputs.get(place, tensor) for place, tensor in enumerate(given)]
+        inputs = {place: _memory_of(tensor).clone() for place, tensor in enumerate(given) if place not in lasting}
+        filled = [
+            inputs[place].as_strided(tensor.shape, tensor.stride()) if place in inputs else tensor
+            for place, tensor in enumerate(given)
+        ]
         replay, results = self._record(lambda: self._run([*filled]))
         made = self._recordings[where] = _Recording(replay, inputs, results)
         if len(self._recordings) > _MOST_RECORDINGS:
             self._recordings.popitem(last=False)
         return made
+
+
+def _memory_of(tensor: Tensor) -> Tensor:
+    """All numbers from the first to the last of a tensor, gaps included: code relies on its strides."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((extent if tensor.numel() else 0,), (1,))

@@ -84,13 +84,14 @@ class Holdings:
         leaves: Its leaves in order. Where the state keeps a list of them, this very list.
     """
 
-    __slots__ = ("above", "counts", "expected", "leaves", "parts", "places", "storages", "uses", "weak")
+    __slots__ = ("above", "counts", "expected", "is_mutable", "leaves", "parts", "places", "storages", "uses", "weak")
 
     def __init__(self, state: Any, leaves: list[Any]) -> None:
         self.leaves = leaves
         self.parts: list[Any] = []  # the containers inside, the storages, the leaves
         self.above: list[list[int]] = []  # for each leaf the containers it is in
         known = _descend(state, [], self.parts, self.above)
+        self.is_mutable = any(type(part) in (dict, list) for part in self.parts)
         self.storages = [leaf.untyped_storage() for leaf in leaves]
         self.places = [storage._cdata for storage in self.storages]
         self.parts += [*self.storages, *leaves]

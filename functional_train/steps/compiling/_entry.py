@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -79,8 +80,11 @@ class Entry(NamedTuple):
     def changes(self) -> list[str]:
         """What the trace baked in and is another by now."""
         changed = [one.explained() for one in self.watched if one.changed()]
-        if self.captured and layouts(self.captured) != self.captured_layouts:
-            changed.append("a captured tensor had another layout when it was traced")
+        if self.captured:
+            if layouts(self.captured) != self.captured_layouts:
+                changed.append("a captured tensor had another layout when it was traced")
+            if any(tensor.requires_grad for tensor in self.captured):
+                changed.append("a captured tensor requires grad now")
         return changed
 
     def moves_all(self, leaves: Sequence[Any]) -> bool:
@@ -130,7 +134,7 @@ def make_entry(
     leaves, structure = flatten((args, dict(kwargs)))
     given = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     paths = paths_of(fn, args, kwargs)
-    watched, names = captured_by(fn)
+    watched, names = captured_by(fn, [leaf for leaf in leaves if isinstance(leaf, FunctionType)])
     made: list[Any] = []
     # What is traced must not keep the tensors: tracers leave cycles behind, which live until they are collected.
     frame = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]

@@ -227,7 +227,8 @@ def run_by_inductor(traced: Traced) -> Run:
 
 def _with_pool(compiled: Any, largest: float) -> Run:
     """Where tensors on the way are large, take their memory from a pool, which the generated module then calls."""
-    code = compiled.current_callable
+    # A graph without operations is run by a plain function.
+    code = getattr(compiled, "current_callable", compiled)
     names: dict[str, Any] = getattr(getattr(code, "__func__", code), "__globals__", {})
     if largest < _WORTH_KEEPING or _ALLOCATOR not in names:
         return compiled
@@ -238,7 +239,7 @@ def _with_pool(compiled: Any, largest: float) -> Run:
     def run(arguments: list[Tensor]) -> Sequence[Any]:
         pool.begin()
         results = compiled(arguments)
-        pool.give(results)
+        pool.end(results)
         return results
 
     return run

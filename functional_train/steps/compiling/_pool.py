@@ -43,6 +43,7 @@ class Pool:
     def __init__(self, allocate: Allocate) -> None:
         self._allocate = allocate
         self._blocks: dict[tuple[int, torch.dtype], list[_Block]] = {}
+        self._handed: set[int] = set()
         self._lock = threading.Lock()
 
     def __call__(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -56,10 +57,12 @@ class Pool:
             blocks = self._blocks.setdefault((extent, dtype), [])
             for block in blocks:
                 if _uses(block.storage) == block.alone:
+                    self._handed.add(block.storage)
                     return _view(block.tensor, size, stride, 0)
             made = self._allocate((extent,), (1,), dtype)
             storage = made.untyped_storage()._cdata
             blocks.append(_Block(made, storage, _uses(storage)))
+            self._handed.add(storage)
             return _view(made, size, stride, 0)
 
     def begin(self) -> None:
@@ -75,9 +78,16 @@ class Pool:
         with self._lock:
             self._blocks.clear()
 
-    def give(self, tensors: Sequence[Any]) -> None:
-        """Forget the memory of tensors that leave: whoever has them owns it alone."""
-        leaving = {tensor.untyped_storage()._cdata for tensor in tensors if isinstance(tensor, Tensor)}
+    def end(self, results: Sequence[Any]) -> None:
+        """Say that a call ends: let go of what it returns, and of what it did not ask for.
+
+        That was for batches of another size, of which there may be many.
+        """
+        leaving = {tensor.untyped_storage()._cdata for tensor in results if isinstance(tensor, Tensor)}
         with self._lock:
-            for key, blocks in self._blocks.items():
-                self._blocks[key] = [block for block in blocks if block.storage not in leaving]
+            kept = self._handed - leaving
+            for key, blocks in list(self._blocks.items()):
+                self._blocks[key] = [block for block in blocks if block.storage in kept]
+                if not self._blocks[key]:
+                    del self._blocks[key]
+            self._handed = set()

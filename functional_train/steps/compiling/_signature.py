@@ -74,6 +74,9 @@ def _constant(leaf: Any) -> Any:
         name = type(leaf).__name__
         way = "Pass torch.from_numpy(array)." if name == "ndarray" else "Pass tensors."
         return _Unsuited(StructureError, f"a {name}: neither a tensor nor a constant that can be hashed. {way}")
+    # Two zeros are equal, and what is no number is not equal to itself.
+    if isinstance(leaf, float) and (leaf == 0 or leaf != leaf):
+        return type(leaf), repr(leaf)
     return type(leaf), leaf
 
 

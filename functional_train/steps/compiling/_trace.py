@@ -34,6 +34,14 @@ from functional_train.values.errors import CompileError
 _DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
 # Made in the trace from Python numbers, and so baked in with them.
 _LITERAL = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
+# What these compute depends on where numbers lie.
+_BOUND_TO_STRIDES = {
+    torch.ops.aten.as_strided.default,
+    torch.ops.aten.as_strided_copy.default,
+    torch.ops.aten.as_strided_scatter.default,
+    torch.ops.aten.view.dtype,
+    torch.ops.aten.view_as_complex.default,
+}
 # Arguments of operations that draw nothing where one of these is zero or false.
 _RATES = ("dropout_p", "dropout", "train", "training")
 
@@ -113,8 +121,10 @@ def trace(
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
     graph.recompile()
-    convolves = any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes)
-    run = _ChannelsLast(graph).run if channels_last and convolves else _run(graph)
+    targets = {node.target for node in graph.graph.nodes}
+    if torch.ops.aten.convolution.default not in targets or targets & _BOUND_TO_STRIDES:
+        channels_last = False
+    run = _ChannelsLast(graph).run if channels_last else _run(graph)
     graph = _retraced(run, fakes, mode, select_decomp_table())
     graph.graph.eliminate_dead_code()
     return Traced(graph, fakes, captured, mode)
@@ -171,10 +181,14 @@ class _ChannelsLast(Interpreter):
         returned: Any = super().output(target, args, kwargs)
         module: Any = self.module
         expected: Any = output_of(module.graph).args[0]
-        return [
-            new.contiguous() if old.meta["val"].is_contiguous() else new
-            for new, old in zip(returned, expected, strict=True)
-        ]
+        return [_laid_out_as(new, old.meta["val"]) for new, old in zip(returned, expected, strict=True)]
+
+
+def _laid_out_as(new: Tensor, old: Tensor) -> Tensor:
+    if new.stride() == old.stride() or not torch.ops.aten.is_non_overlapping_and_dense.default(old):
+        return new
+    order = sorted(range(old.ndim), key=lambda dim: (-old.stride(dim), -old.size(dim)))
+    return new.permute(order).contiguous().permute([order.index(dim) for dim in range(old.ndim)])
 
 
 class _Watch(TorchDispatchMode):
@@ -191,6 +205,12 @@ class _Watch(TorchDispatchMode):
             raise CompileError(
                 f"{func.__name__} draws from {whose}, whose draws a graph cannot repeat, in {running_line()}\n"
                 "Draw with ft.random from a key that the state owns, or turn the layer's rate to 0."
+            )
+        if func is torch.ops.aten._local_scalar_dense.default and not isinstance(args[0], FakeTensor):
+            raise CompileError(
+                f"Python reads a number from {self.names.get(id(args[0]), 'a tensor')}, which is no argument, in "
+                f"{running_line()}\nThe graph would hold on to it. Keep it a tensor, or make it a Python number "
+                "outside of the function, where a change is seen."
             )
         if func._schema.is_mutable:
             self.check_written(func, args, kwargs or {})
@@ -264,6 +284,11 @@ def _lift_captured(recorded: GraphModule, names: Mapping[int, str]) -> list[Tens
                 f"the function reads {names.get(id(value), 'a tensor')}, which requires grad and is no argument: it "
                 "would be trained by nobody. Pass it in params (of a module, ft.functionalize(module).params); what is "
                 "not to be trained, with requires_grad_(False)."
+            )
+        if value.is_conj() or value.is_neg():
+            raise CompileError(
+                f"the function reads {names.get(id(value), 'a tensor')}, a view that negates or conjugates what its "
+                "memory holds. Pass it as an argument, or hold x.resolve_conj().resolve_neg()."
             )
         if id(value) not in captured:
             where = recorded.graph.inserting_after(last[0]) if last else recorded.graph.inserting_before()

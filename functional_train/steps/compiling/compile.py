@@ -1,6 +1,7 @@
 """`compile`: a function of trees as one graph, its state moved underneath."""
 
 import logging
+import operator
 import sys
 import threading
 import warnings
@@ -25,10 +26,10 @@ from functional_train.steps.compiling._signature import (
 from functional_train.steps.compiling._source import is_users
 from functional_train.steps.compiling.report import CacheInfo, CompileReport, note_when_long
 from functional_train.steps.loop import Repeated
-from functional_train.steps.state import check_untouched, moved_state, watched_leaves
+from functional_train.steps.state import TrainState, check_untouched, moved_state, watched_leaves
 from functional_train.values._watching import is_unwatched
-from functional_train.values.errors import HyperparameterError, StructureError
-from functional_train.values.tree._structure import flatten
+from functional_train.values.errors import HyperparameterError, OwnershipError, StructureError
+from functional_train.values.tree._structure import flatten, unflatten
 
 if TYPE_CHECKING:
     from functional_train.steps.compiling._entry import Entry
@@ -37,6 +38,8 @@ _BACKENDS = ("inductor", "cudagraphs", "eager")
 _MAX_VARIANTS = 64
 _MANY_VARIANTS = 8
 _log = logging.getLogger("functional_train.compile")
+# Tracers change settings of the process.
+_TRACING = threading.RLock()
 
 
 class _Key(NamedTuple):
@@ -54,6 +57,13 @@ class _Owned(NamedTuple):
     holdings: Holdings
     key: _Key
     entry: "Entry"
+    num_attributes: int
+
+    def fits(self, state: Any) -> bool:
+        """Whether a state has still nothing but these leaves; while it is moved, it has one attribute more."""
+        if len(vars(state)) != self.num_attributes + 1:
+            return False
+        return not self.holdings.is_mutable or _are_same(flatten(state)[0], self.holdings.leaves)
 
 
 class Compiled:
@@ -80,7 +90,6 @@ class Compiled:
         self._reports: list[CompileReport] = []
         self._hits = 0
         self._told = False
-        self._lock = threading.RLock()
 
     def __deepcopy__(self, memo: Any) -> "Compiled":
         return self  # as functions are
@@ -100,9 +109,18 @@ class Compiled:
                 f"{type(args[0]).__name__ if args else 'none by position'}. A plain container cannot say that it was "
                 "consumed; declare an ft.struct, or leave donate out."
             )
-        caller = sys._getframe(1)
-        owned = _owned(args[0])
-        if owned is not None and owned.owner is self:
+        fields, claim = vars(args[0]), object()
+        if fields.setdefault("_moving", claim) is not claim:
+            raise OwnershipError("this state is being moved by another thread. Give each thread a state of its own.")
+        try:
+            return self._donate(args, kwargs, sys._getframe(1))
+        finally:
+            fields.pop("_moving", None)
+
+    def _donate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: FrameType) -> Any:
+        state = args[0]
+        owned = _owned(state)
+        if owned is not None and owned.owner is self and owned.fits(state):
             rest, structure = flatten((args[1:], kwargs))
             rest = resolved(rest)
             key, entry = owned.key, owned.entry
@@ -116,7 +134,7 @@ class Compiled:
                 and (entry.fits is None or entry.fits(_tensors(owned.holdings.leaves + rest)))
             ):
                 self._hits += 1
-                return self._move(args[0], owned, rest, caller)
+                return self._move(state, owned, rest, caller)
         return self._run(args, kwargs, caller)
 
     def _layouts(self, leaves: list[Any]) -> tuple[Any, ...]:
@@ -142,6 +160,7 @@ class Compiled:
             consume(state, repr(self), _place(caller), raised=True)
             raise
         new = moved_state(state)
+        vars(new).pop("_moving", None)
         consume(state, repr(self), _place(caller))
         return entry.beside(new, results)
 
@@ -151,9 +170,13 @@ class Compiled:
         check_untouched(state)
         first, first_structure = _leaves_of(state)
         rest, rest_structure = flatten((args[1:], dict(kwargs)))
-        rest = resolved(rest)
         # Asked before anything is traced, which takes references of its own.
         ours = _unseen(state, first) if caller is not None else [False] * len(first)
+        views = (first, rest)
+        first, rest = resolved(first), resolved(rest)
+        if first is not views[0] or rest is not views[1]:
+            others, kwargs = unflatten(rest_structure, rest)
+            args = (unflatten(first_structure, first), *others) if args else ()
         if _any_requires_grad(first) or _any_requires_grad(rest):
             self._tell_uncompiled(args, kwargs)
             return self.__wrapped__(*args, **kwargs)
@@ -184,12 +207,12 @@ class Compiled:
             consume(state, repr(self), _place(caller))
             new = out if entry.whole else out[0]
             kept, _ = _leaves_of(new)
-            if entry.moves_all(kept):
-                vars(new)["_owned"] = _Owned(self, Holdings(new, kept), key, entry)
+            if entry.moves_all(kept) and (isinstance(new, TrainState) or not hasattr(new, "__post_init__")):
+                vars(new)["_owned"] = _Owned(self, Holdings(new, kept), key, entry, len(vars(new)) + 1)
         return out
 
     def _entry(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any], unfit: str = "") -> "Entry":
-        with self._lock:
+        with _TRACING:
             found = self._entries.get(key)
             changed = [] if found is None else found.changes()
             if found is not None and not changed:
@@ -332,15 +355,23 @@ def _owned(state: Any) -> _Owned | None:
 def _leaves_of(state: Any) -> tuple[list[Any], Any]:
     """The leaves, as the list of them that the state has itself where it has one, and the structure."""
     leaves, structure = flatten(state)
-    owned, watched = _owned(state), watched_leaves(state)
-    return (owned.holdings.leaves if owned is not None else leaves if watched is None else watched), structure
+    owned = _owned(state)
+    known = watched_leaves(state) if owned is None else owned.holdings.leaves
+    # A dict inside may have been given others.
+    return (known if known is not None and _are_same(known, leaves) else leaves), structure
+
+
+def _are_same(some: list[Any], others: list[Any]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def _unseen(state: Any, leaves: list[Any]) -> list[bool]:
     if not all(isinstance(leaf, Tensor) for leaf in leaves):
         return [False] * len(leaves)
     owned = _owned(state)
-    return (Holdings(state, leaves) if owned is None else owned.holdings).unseen_leaves()
+    if owned is not None and owned.holdings.leaves is leaves:
+        return owned.holdings.unseen_leaves()
+    return Holdings(state, leaves).unseen_leaves()
 
 
 def _tensors(leaves: list[Any]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from tests.trees import assert_bitwise, normal
 
 SIZES = [(4,), (2, 2), (3,), (0, 5), ()]
 STRIDES = {(4,): (1,), (2, 2): (1, 2), (3,): (1,), (0, 5): (5, 1), (): ()}
-ACTIONS = st.lists(st.tuples(st.sampled_from(["take", "drop", "view", "give"]), st.integers(0, 9)), max_size=40)
+ACTIONS = st.lists(st.tuples(st.sampled_from(["take", "drop", "view", "end"]), st.integers(0, 9)), max_size=40)
 
 
 def allocate(size: Any, stride: Any, dtype: torch.dtype) -> Tensor:
@@ -42,8 +42,8 @@ def test_no_memory_is_shared(actions: list[tuple[str, int]]) -> None:
             tensor, expected = held.pop(place % len(held))
             held.append((tensor.view_as(tensor), expected))
             del tensor
-        elif held and action == "give":
-            pool.give([held[place % len(held)][0], None])
+        elif held and action == "end":
+            pool.end([held[place % len(held)][0], None])
         assert all(tensor.eq(expected).all() for tensor, expected in held)
 
 
