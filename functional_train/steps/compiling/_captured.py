@@ -91,6 +91,8 @@ class _Search:
             self.look_into(value.step, name)
         elif _is_ours(type(value)) and hasattr(value, "__wrapped__"):  # compiled
             self.look_into(value.__wrapped__, name)
+        elif isinstance(value, staticmethod | classmethod):
+            self.look_into(value.__func__, name)
         elif isinstance(value, MethodType):
             self.look_into(value.__func__, name)
             self.look_into(value.__self__, name)

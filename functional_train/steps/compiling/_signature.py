@@ -147,3 +147,9 @@ def _readable(entry: Any) -> str:
         sizes = repr(tuple(shape)).replace(repr(_ANY_LENGTH), _ANY_LENGTH)
         return f"{str(dtype).removeprefix('torch.')} {sizes} with strides {tuple(stride)} on {device}"
     return repr(entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry)
+
+
+def shortened(structure: Any) -> str:
+    """What a message says of a structure."""
+    text = str(structure).removeprefix("PyTreeSpec")
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from functional_train.values._generators import generators
+
 _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "torch", "optree", "contextlib", "threading", "random"})
 
 
@@ -28,14 +30,13 @@ def raising_line(traceback: TracebackType | None) -> str:
 
 
 def drawing_line(run: Callable[[], object]) -> str | None:
-    """Run something, and find the first line of the user's that draws from a generator of Python or NumPy meanwhile."""
-    names = {"random": ("Random",), "numpy.random": ("RandomState", "Generator")}
-    kinds = tuple([getattr(sys.modules[m], name) for m in names if m in sys.modules for name in names[m]])
+    """Run something, and find the first line of the user's that draws from one of Python's generators meanwhile."""
+    library: Any = sys.modules["random"]
     found: list[str] = []
 
     def watch(frame: FrameType, event: str, called: Any) -> None:
         del frame
-        if event == "c_call" and not found and isinstance(getattr(called, "__self__", None), kinds):
+        if event == "c_call" and not found and isinstance(getattr(called, "__self__", None), library.Random):
             found.append(running_line())
 
     previous = sys.getprofile()
@@ -45,6 +46,17 @@ def drawing_line(run: Callable[[], object]) -> str | None:
     finally:
         sys.setprofile(previous)
     return found[0] if found else None
+
+
+def draws_from_numpy(run: Callable[[], object]) -> bool:
+    """Whether running something, which cannot be watched, moves NumPy's global generator in the same way twice."""
+    library: Any = sys.modules["numpy.random"]
+    start, before, ends = library.get_state(), generators()["numpy.random"], []
+    for _ in range(2):
+        library.set_state(start)
+        run()
+        ends.append(generators()["numpy.random"])
+    return ends[0] == ends[1] != before
 
 
 def is_users(frame: FrameType) -> bool:

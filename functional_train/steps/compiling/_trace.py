@@ -27,7 +27,7 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from functional_train.steps.compiling._source import drawing_line, raising_line, running_line
+from functional_train.steps.compiling._source import drawing_line, draws_from_numpy, raising_line, running_line
 from functional_train.values._generators import generators, moved_since
 from functional_train.values.errors import CompileError
 
@@ -106,8 +106,12 @@ def trace(
 
     before = generators()
     recorded = record()
+    moved = moved_since(before)
     # Another thread may have moved them, so that it is looked for who did.
-    if moved_since(before) and (line := drawing_line(record)) is not None:
+    line = drawing_line(record) if "random" in moved else None
+    if line is None and "numpy.random" in moved and draws_from_numpy(record):
+        line = "a call of numpy.random"
+    if line is not None:
         raise CompileError(
             "the function draws from a global generator of Python or NumPy while it is traced, so that each call has "
             f"the same numbers, in {line}\nDraw with ft.random from a key that the state owns, or pass the numbers."

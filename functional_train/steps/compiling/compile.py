@@ -22,6 +22,7 @@ from functional_train.steps.compiling._signature import (
     paths_of,
     resolved,
     settings,
+    shortened,
 )
 from functional_train.steps.compiling._source import is_users
 from functional_train.steps.compiling.report import CacheInfo, CompileReport, note_when_long
@@ -258,7 +259,7 @@ class Compiled:
         last = next(reversed(self._entries))
         for old, new, which in ((last.first, key.first, "first argument"), (last.rest, key.rest, "other arguments")):
             if old != new:
-                return f"the structure of the {which} was {_shortened(old)} and is {_shortened(new)}"
+                return f"the structure of the {which} was {shortened(old)} and is {shortened(new)}"
         old, new = (one.first_layouts + one.rest_layouts for one in (last, key))
         found = [*differences(old, new, paths), *differences(last.settings, key.settings)]
         return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
@@ -292,12 +293,18 @@ def compile(
 
     The function is traced once for each layout of its arguments (structure, static fields, shapes, strides, dtypes,
     devices) and each setting that a trace bakes in (grad mode, autocast, default dtype, threads, determinism,
-    attention). Tensors that it reads without being given them become arguments, and a later change is seen. Numbers in
-    its closures, globals and defaults, and modes of modules there, are compared at each call; a change traces anew.
-    Each new variant is logged to `functional_train.compile` with what changed, and at level DEBUG which leaves of a
-    state could not be moved. Where a call is itself differentiated, mapped over or traced, the function runs as it is,
-    inside of that. On CPU the memory of large tensors on the way is kept for the next call, until another compiled
-    function is called.
+    attention). Python runs in the trace only: a `print` or an `append` happens once, with tensors that have no numbers;
+    return what is to be seen as a metric. Each new variant is logged to `functional_train.compile` with what changed,
+    and at level DEBUG which leaves of a state could not be moved.
+
+    What it reads without being given it is found in its closures, globals, defaults and partial arguments, in
+    attributes of the objects, classes, modules and layers there, and in dicts, lists and arrays of up to 64 items.
+    Tensors become arguments, so that a change in place is seen. All else is compared at each call, and another number,
+    mode, function, layer or tensor traces anew. Python must not read numbers from tensors that are no arguments. Dicts
+    are compared by key, not by order.
+
+    Where a call is itself differentiated, mapped over or traced, the function runs as it is, inside of that. On CPU the
+    memory of large tensors on the way is kept for the next call, until another compiled function is called.
 
     Args:
         fn: Called with trees of tensors. All else in them, such as strings and Python numbers, is constant: another one
@@ -305,7 +312,8 @@ def compile(
         donate: Whether to move the first argument, a `TrainState` or another struct, into the result: the new state is
             written over the old one's buffers, and the old one is consumed, so that touching it raises an
             `OwnershipError` which names the call. Leaves that anything else can see (another name, a view, a NumPy
-            array, a graph) are copied instead. Without it the same graph runs on copies, to the same bits.
+            array, a graph) are copied instead. Without it the same graph runs on copies, to the same bits. When a call
+            raises while the code runs, the state is lost, and says so: keep `ft.tree.copy(state)` where that can be.
         dynamic: Whether one variant serves all lengths of the first dimension (the size of a batch) from 2 on, of all
             arguments but a state. Where the function does something else for some lengths, these have their own.
         backend: "inductor"; "cudagraphs", which on CUDA launches all kernels of a call at once and pays off with
@@ -387,8 +395,3 @@ def _place(frame: FrameType | None) -> tuple[Any, int] | None:
     while frame is not None and not is_users(frame):
         frame = frame.f_back
     return None if frame is None else (frame.f_code, frame.f_lineno)
-
-
-def _shortened(structure: Any) -> str:
-    text = str(structure).removeprefix("PyTreeSpec")
-    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -100,3 +100,20 @@ def test_on_cuda() -> None:
     for _ in range(10):
         states = [one(state, target)[0] for one, state in zip(steps, states, strict=True)]
     assert_bitwise(states[0], states[1])
+
+
+def test_batches_keep_their_strides() -> None:
+    """Code relies on them: columns, every second one, spread ones and none at all."""
+    data = normal(0, (4, 6), torch.float32)
+    views = [data[:, :3], data[:, ::2], data.T, data[:1].expand(5, 6), data[:0], data[0, 0]]
+    for view in views:
+        seen: list[Any] = []
+
+        def launch(arguments: list[Tensor], seen: list[Any] = seen) -> list[Tensor]:
+            seen.append(arguments[0].stride())
+            return [arguments[0].sum()]
+
+        replayed = Replayed(launch, set(), Recorder())
+        results = [replayed([view])[0] for _ in range(3)]
+        assert {*seen} == {view.stride()}
+        assert_bitwise(results, [view.sum()] * 3)

@@ -119,3 +119,14 @@ def test_strides_are_kept(stride: tuple[int, int]) -> None:
     pool = Pool(allocate)
     for _ in range(2):
         assert pool((4, 3), stride, torch.float32).stride() == stride
+
+
+def test_sizes_that_are_not_asked_for_again_go() -> None:
+    """A hundred lengths of batches leave the memory of one."""
+    pool = Pool(allocate)
+    for length in range(1, 101):
+        pool.begin()
+        taken = pool((length, 1000), (1000, 1), torch.float32)
+        pool.end([])
+        del taken
+    assert [len(blocks) for blocks in pool._blocks.values()] == [1]
