@@ -27,6 +27,7 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from functional_train.steps.compiling._division import DECOMPOSITIONS
 from functional_train.steps.compiling._source import drawing_line, draws_from_numpy, raising_line, running_line
 from functional_train.values._generators import generators, moved_since
 from functional_train.values.errors import CompileError
@@ -129,7 +130,7 @@ def trace(
     if torch.ops.aten.convolution.default not in targets or targets & _BOUND_TO_STRIDES:
         channels_last = False
     run = _ChannelsLast(graph).run if channels_last else _run(graph)
-    graph = _retraced(run, fakes, mode, select_decomp_table())
+    graph = _retraced(run, fakes, mode, {**select_decomp_table(), **DECOMPOSITIONS})
     graph.graph.eliminate_dead_code()
     return Traced(graph, fakes, captured, mode)
 
