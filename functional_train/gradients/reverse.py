@@ -76,6 +76,7 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
         >>> grads, loss
         (tensor([1., 1.]), tensor(2.))
     """
+    is_single = isinstance(argnums, int)
     positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def grad_and_value_fn(*args: Any, **kwargs: Any) -> Any:
@@ -85,7 +86,7 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
                     f"argnums={argnums} asks for positional argument {position}, but only {len(args)} were passed. "
                     "Pass what is differentiated by position."
                 )
-        targets = [args[position] for position in positions]
+        targets = args[positions[0]] if is_single else [args[position] for position in positions]
         leaves, structure = flatten(targets)
         chosen = [position for position, leaf in enumerate(leaves) if is_floating(leaf)]
         if not chosen:
@@ -98,8 +99,8 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
             filled = list(leaves)
             for position, leaf in zip(chosen, floating, strict=True):
                 filled[position] = leaf
-            called = list(args)
-            for position, target in zip(positions, unflatten(structure, filled), strict=True):
+            called, moved = list(args), unflatten(structure, filled)
+            for position, target in zip(positions, [moved] if is_single else moved, strict=True):
                 called[position] = target
             return _checked(loss_fn(*called, **kwargs), has_aux)
 
@@ -115,7 +116,7 @@ def grad_and_value(loss_fn: Callable[..., Any], argnums: ArgNums = 0, has_aux: b
         for position, slope in zip(chosen, slopes, strict=True):
             filled[position] = slope
         grads = unflatten(structure, filled)
-        return (grads[0] if isinstance(argnums, int) else tuple(grads)), ((loss, aux) if has_aux else loss)
+        return (grads if is_single else tuple(grads)), ((loss, aux) if has_aux else loss)
 
     return grad_and_value_fn
 
@@ -166,7 +167,7 @@ def _direct(
     if all(slope is None for slope in slopes):
         raise LossError(_INDEPENDENT)
     filled = [torch.zeros_like(leaf) if slope is None else slope for slope, leaf in zip(slopes, watched, strict=True)]
-    return filled, loss.detach(), None if aux is None else map(_detached, aux)
+    return filled, loss.detach(), None if aux is None else _outside(aux)
 
 
 def _transformed(
@@ -178,7 +179,7 @@ def _transformed(
     def loss_and_tensors(leaves: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         loss, aux = loss_of(leaves)
         _check_depends(loss)
-        aux_leaves, structure = flatten(aux)
+        aux_leaves, structure = flatten(as_known_mappings(aux))
         rest[:] = [structure, [None if isinstance(leaf, Tensor) else leaf for leaf in aux_leaves]]
         return loss, [leaf for leaf in aux_leaves if isinstance(leaf, Tensor)]
 
@@ -186,6 +187,14 @@ def _transformed(
     structure, static = rest
     from_inside = iter(aux_tensors)
     return slopes, loss, unflatten(structure, [next(from_inside) if leaf is None else leaf for leaf in static])
+
+
+def _outside(aux: Any) -> Any:
+    """What a loss returned besides, outside of its graph; what is outside already is left as it is."""
+    for leaf in flatten(aux)[0]:
+        if isinstance(leaf, Mapping) or (isinstance(leaf, Tensor) and leaf.requires_grad):
+            return map(_detached, as_known_mappings(aux))
+    return aux
 
 
 def _detached(leaf: Any) -> Any:
@@ -220,7 +229,7 @@ def _checked(returned: Any, has_aux: bool) -> tuple[Tensor, Any]:
         raise LossError(
             f"the loss is complex ({loss.dtype}); only a real number can be made small. Take .abs() or .real."
         )
-    return loss, as_known_mappings(aux)
+    return loss, aux
 
 
 def _check_depends(loss: Tensor) -> None:

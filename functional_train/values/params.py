@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from functional_train.values.errors import ImmutableError, StructureError
-from functional_train.values.tree._structure import register_node
+from functional_train.values.tree._structure import register_node, register_shallow
 
 _MOST_ROWS = 40
 
@@ -122,4 +122,9 @@ def _unflatten(names: tuple[str, ...], tensors: Any) -> Params:
     return params
 
 
+def _contents(params: Params) -> tuple[list[Any], tuple[str, ...]]:
+    return list(params._tensors.values()), tuple(params._tensors)
+
+
 register_node(Params, _flatten, _unflatten)
+register_shallow(Params, _contents, lambda names: _unflatten(names, names))

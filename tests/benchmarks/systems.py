@@ -39,15 +39,18 @@ def _pure(module: nn.Module, wrap: Callable[[ft.StepFn], ft.StepFn]) -> Advance:
     # Every system has one set of parameters: neither the module nor names below keep others alive.
     module.to("meta")
 
-    def loss_fn(params: ft.Params, batch: Batch, buffers: ft.Params | None = None) -> tuple[Tensor, ft.Aux]:
+    def loss_fn(params: ft.Params, batch: Batch) -> Tensor:
         inputs, targets = batch
-        if buffers is None:
-            return loss_of(apply(params, inputs), targets), ft.Aux()
+        return loss_of(apply(params, inputs), targets)
+
+    def loss_with_buffers(params: ft.Params, batch: Batch, buffers: ft.Params) -> tuple[Tensor, ft.Aux]:
+        inputs, targets = batch
         outputs, new = apply(params, inputs, buffers=buffers)
         return loss_of(outputs, targets), ft.Aux(buffers=new)
 
+    grad_fn = ft.grad_and_value(loss_with_buffers, has_aux=True) if buffers else ft.grad_and_value(loss_fn)
     optimizer = ft.adamw(**HYPERPARAMETERS)
-    step = wrap(ft.make_step(ft.grad_and_value(loss_fn, has_aux=True), optimizer))
+    step = wrap(ft.make_step(grad_fn, optimizer))
     state = ft.init_state(params, optimizer, buffers=buffers)
     del params, buffers
 

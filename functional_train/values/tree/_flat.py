@@ -167,17 +167,18 @@ class Flat:
             StructureError: a structure differs; the message names where.
         """
         frame = self.frame
-        columns: list[Flat] = []
+        columns: list[list[Any]] = []
         for tree in trees:
             column, structure = flatten(tree, none_is_leaf=frame.positions is not None)
-            if structure != frame.structure:
+            if structure is not frame.structure and structure != frame.structure:
                 own = self.tree()
                 check_prefix(own, tree)
                 raise StructureError(f"trees differ {difference(own, tree, ('the first tree', 'another'))}.")
             if frame.positions is not None:
                 column = [column[position] for position in frame.positions]
-            columns.append(Flat(column, frame, is_plain((column,)), tree))
-        return tuple(columns)
+            columns.append(column)
+        plain = is_plain(columns)
+        return tuple([Flat(column, frame, plain, tree) for column, tree in zip(columns, trees, strict=True)])
 
     def subtrees(self, tree: Any) -> "Flat":
         """Lay the parts of a tree beside this column that stand where this column has leaves.
@@ -330,7 +331,7 @@ def flat(*trees: Any) -> tuple[Flat, ...]:
         column, found = flatten(tree)
         if structure is None:
             structure = found
-        elif found != structure:
+        elif found is not structure and found != structure:
             return _without_absent(trees)
         columns.append(column)
     if structure is None:

@@ -39,8 +39,10 @@ def fused_adam(
     lr = _rate(numbers.lr)
     if lr is None or not _is_dense(_KERNEL_DTYPES, *columns):
         return None
-    start = [torch.zeros_like(leaf) for leaf in grads.leaves] if params is None else _copies(params)
-    copies = [_copies(column) for column in moments]
+    if params is None:
+        start, copies = [torch.zeros_like(leaf) for leaf in grads.leaves], _copies(*moments)
+    else:
+        start, *copies = _copies(params, *moments)
     kernel = torch._fused_adamw_ if numbers.decoupled else torch._fused_adam_
     kernel(
         start,
@@ -83,7 +85,7 @@ def fused_sgd(grads: Flat, velocity: Flat | None, numbers: SGDNumbers, params: F
     # In 16 bits the kernel of torch 2.13 leaves out whole blocks of a leaf.
     if lr is None or not _is_dense(_KERNEL_DTYPES - {torch.float16, torch.bfloat16}, *columns):
         return None
-    start, buffers = _copies(params), [] if velocity is None else _copies(velocity)
+    start, buffers = (_copies(params)[0], []) if velocity is None else _copies(params, velocity)
     torch._fused_sgd_(
         start,
         grads.leaves,
@@ -122,7 +124,7 @@ def fused_adagrad(
     lr = _rate(numbers.lr)
     if lr is None or not _is_dense(_KERNEL_DTYPES, grads, total, params):
         return None
-    start, sums = _copies(params), _copies(total)
+    start, sums = _copies(params, total)
     torch._fused_adagrad_(
         start,
         grads.leaves,
@@ -143,8 +145,11 @@ def _steps(grads: Flat, step: Tensor) -> list[Tensor]:
     return list(steps) if grads.frame.ranks is None else [steps[rank] for rank in grads.frame.ranks]
 
 
-def _copies(column: Flat) -> list[Tensor]:
-    return list(torch._foreach_clone(column.leaves)) if _CLONES_TOGETHER else [leaf.clone() for leaf in column.leaves]
+def _copies(*columns: Flat) -> list[list[Tensor]]:
+    every = [leaf for column in columns for leaf in column.leaves]
+    copies = torch._foreach_clone(every) if _CLONES_TOGETHER else [leaf.clone() for leaf in every]
+    count = len(columns[0].leaves)
+    return [list(copies[start : start + count]) for start in range(0, len(every), count)]
 
 
 def _rate(lr: Any) -> Any:
@@ -164,7 +169,5 @@ def _is_dense(dtypes: frozenset[torch.dtype], *columns: Flat) -> bool:
     first = columns[0].leaves
     if first[0].dtype not in dtypes or first[0].device.type not in _KERNEL_DEVICES:
         return False
-    kinds: set[Any] = set()
-    for column in columns:
-        kinds.update(map(type, column.leaves), map(Tensor.get_device, column.leaves))
-    return len(kinds) == 2 and Tensor in kinds
+    every = [leaf for column in columns for leaf in column.leaves]
+    return set(map(type, every)) == {Tensor} and len(set(map(Tensor.get_device, every))) == 1

@@ -2,8 +2,8 @@
 
 import builtins
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import optree
 import torch
@@ -15,8 +15,25 @@ from torch.utils import _pytree as torch_pytree
 from functional_train.values.errors import StructureError
 
 NAMESPACE = "functional_train"
-_SEQUENCES = frozenset({list, tuple})
 _TENSORS = frozenset({Tensor, Parameter})
+
+
+class _Shallow(NamedTuple):
+    contents: Callable[[Any], tuple[list[Any], Hashable]]  # its children, and what its structure depends on besides
+    example: Callable[[Any], Any]  # from the latter to a container whose children are leaves
+
+
+_SHALLOW: dict[type, _Shallow] = {
+    list: _Shallow(lambda tree: (list(tree), len(tree)), lambda length: list(range(length))),
+    tuple: _Shallow(lambda tree: (list(tree), len(tree)), lambda length: tuple(range(length))),
+}
+
+
+def register_shallow(
+    cls: type, contents: Callable[[Any], tuple[list[Any], Hashable]], example: Callable[[Any], Any]
+) -> None:
+    """Have `flatten` look whether all children of a container are tensors before it asks optree."""
+    _SHALLOW[cls] = _Shallow(contents, example)
 
 
 def register_node(
@@ -75,17 +92,18 @@ def flatten(tree: Any, *, none_is_leaf: bool = False) -> tuple[list[Any], PyTree
         >>> ft.tree.unflatten(structure, [10, 20])
         {'b': 20, 'a': (10, None)}
     """
-    if type(tree) in _SEQUENCES and not torch.compiler.is_compiling():
+    shallow = _SHALLOW.get(type(tree))
+    if shallow is not None and not torch.compiler.is_compiling():
         # What optree asks of each leaf takes several times as long as to see that all are tensors.
-        leaves: list[Any] = list(tree)
+        leaves, described = shallow.contents(tree)
         if _TENSORS.issuperset(builtins.map(type, leaves)):
-            return leaves, _structure_of_leaves(type(tree), len(leaves), none_is_leaf)
+            return leaves, _structure_of_leaves(type(tree), described, none_is_leaf)
     return optree.tree_flatten(tree, none_is_leaf=none_is_leaf, namespace=NAMESPACE)
 
 
-@functools.cache
-def _structure_of_leaves(kind: type, num_leaves: int, none_is_leaf: bool) -> PyTreeSpec:
-    return optree.tree_structure(kind(range(num_leaves)), none_is_leaf=none_is_leaf, namespace=NAMESPACE)
+@functools.lru_cache(maxsize=1024)
+def _structure_of_leaves(kind: type, described: Any, none_is_leaf: bool) -> PyTreeSpec:
+    return optree.tree_structure(_SHALLOW[kind].example(described), none_is_leaf=none_is_leaf, namespace=NAMESPACE)
 
 
 def unflatten(structure: PyTreeSpec, leaves: Sequence[Any]) -> Any:
