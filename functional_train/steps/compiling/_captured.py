@@ -121,27 +121,23 @@ class _Search:
         for field in [*getattr(value, "__dict__", ()), *([slots] if isinstance(slots, str) else slots)]:
             self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", ours=False)
         for field, method in vars(type(value)).items():
-            function = getattr(method, "__func__", method)
-            if isinstance(function, FunctionType):
-                self.look_into(function, f"{field!r} of {name}")
+            if isinstance(method, FunctionType | staticmethod | classmethod):
+                self.look_into(method, f"{field!r} of {name}")
 
     def look_into_module(self, module: nn.Module, name: str) -> None:
         for path, part in module.named_modules():
-            read = functools.partial(getattr, part, "training")
             where = f"{repr(path) + ' in ' if path else ''}{name}"
-            self.watched.append(Watched(f"the mode 'training' of {where}", read, read()))
             for field, constant in vars(part).items():
-                if field != "training" and not field.startswith("_") and isinstance(constant, _BAKED_IN):
-                    self.watched.append(
-                        Watched(f"{field!r} of {where}", functools.partial(getattr, part, field, None), constant)
-                    )
-        for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            self.names[id(tensor)] = f"{path!r} of the module in {name}"
-        for part in module.modules():
+                if isinstance(constant, _BAKED_IN) and not field.startswith("_"):
+                    what = "the mode 'training'" if field == "training" else repr(field)
+                    read = functools.partial(getattr, part, field, None)
+                    self.watched.append(Watched(f"{what} of {where}", read, constant))
             for held in (part._parameters, part._buffers, part._modules):
                 for field, value in held.items():
-                    read = functools.partial(held.get, field)
-                    self.watched.append(Watched(f"{field!r} of a module in {name}", read, value))
+                    self.watched.append(Watched(f"{field!r} of {where}", functools.partial(held.get, field), value))
+                    if isinstance(value, Tensor):
+                        inside = f"{path}.{field}" if path else field
+                        self.names.setdefault(id(value), f"{inside!r} of the module in {name}")
 
     def consider(self, read: Callable[[], Any], name: str, ours: bool) -> None:
         value = read()

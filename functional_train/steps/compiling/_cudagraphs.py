@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from functional_train.steps.compiling._lower import Run, run_by_inductor
+from functional_train.steps.compiling._pool import extent_of
 from functional_train.steps.compiling._trace import Traced
 from functional_train.values.errors import CompileError
 
@@ -101,5 +102,4 @@ class Replayed:
 
 def _memory_of(tensor: Tensor) -> Tensor:
     """All numbers from the first to the last of a tensor, gaps included: code relies on its strides."""
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.as_strided((extent if tensor.numel() else 0,), (1,))
+    return tensor.as_strided((extent_of(tensor.shape, tensor.stride()),), (1,))

@@ -13,20 +13,29 @@ _aten = torch.ops.aten
 _DTYPES = (torch.float32, torch.float64)
 
 
-def _remainder(x: Any, y: Any) -> Any:
-    operands = _promoted(x, y)
-    if operands is None:
-        return NotImplemented
-    x, y = operands
+def _of_floats(fn: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Any], Any]:
+    """The function of tensors of the type of its result, where that is one that Inductor computes otherwise."""
+
+    def of_numbers_too(x: Any, y: Any) -> Any:
+        dtype = torch.result_type(x, y)
+        if dtype not in _DTYPES:
+            return NotImplemented
+        device = (x if isinstance(x, Tensor) else y).device
+        return fn(*[
+            z.to(dtype) if isinstance(z, Tensor) else torch.full((), z, dtype=dtype, device=device) for z in (x, y)
+        ])  # fmt: skip
+
+    return of_numbers_too
+
+
+@_of_floats
+def _remainder(x: Tensor, y: Tensor) -> Tensor:
     rest = torch.fmod(x, y)
     return torch.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, rest)
 
 
-def _floor_divide(x: Any, y: Any) -> Any:
-    operands = _promoted(x, y)
-    if operands is None:
-        return NotImplemented
-    x, y = operands
+@_of_floats
+def _floor_divide(x: Tensor, y: Tensor) -> Tensor:
     rest = torch.fmod(x, y)
     quotient = (x - rest) / y
     quotient = torch.where((rest != 0) & ((rest < 0) != (y < 0)), quotient - 1, quotient)
@@ -39,17 +48,6 @@ def _floor_divide(x: Any, y: Any) -> Any:
 
 def _divide(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     return _floor_divide(x, y) if rounding_mode == "floor" else NotImplemented
-
-
-def _promoted(x: Any, y: Any) -> tuple[Tensor, Tensor] | None:
-    """Both as tensors of the type of the result, where that is one that Inductor computes otherwise."""
-    dtype = torch.result_type(x, y)
-    if dtype not in _DTYPES:
-        return None
-    device = (x if isinstance(x, Tensor) else y).device
-    return tuple([  # pyright: ignore[reportReturnType]
-        z.to(dtype) if isinstance(z, Tensor) else torch.full((), z, dtype=dtype, device=device) for z in (x, y)
-    ])  # fmt: skip
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {

@@ -12,7 +12,7 @@ from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 
 from functional_train.steps.compiling._pool import Pool
 from functional_train.steps.compiling._products import inline_products, lower_product
-from functional_train.steps.compiling._trace import Traced, output_of
+from functional_train.steps.compiling._trace import Traced, is_dense, output_of
 from functional_train.values.errors import CompileError
 
 Run = Callable[[list[Tensor]], Sequence[Any]]
@@ -47,13 +47,9 @@ def pairs(traced: Traced, inputs: Sequence[int], outputs: Sequence[int]) -> dict
     for position, result in zip(inputs, outputs, strict=True):
         old, new = traced.fakes[position], results[result]
         made = new.meta["val"]
-        if (made.shape, made.dtype, made.device) == (old.shape, old.dtype, old.device) and _is_dense(old):
+        if (made.shape, made.dtype, made.device) == (old.shape, old.dtype, old.device) and is_dense(old):
             found[result] = position
     return found
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return torch.ops.aten.is_non_overlapping_and_dense.default(tensor)
 
 
 def write_over(traced: Traced, over: Mapping[int, int]) -> set[int]:

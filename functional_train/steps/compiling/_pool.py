@@ -19,6 +19,16 @@ _latest: list["weakref.ref[Pool]"] = []
 Allocate = Callable[[Any, Any, torch.dtype], Tensor]
 
 
+def extent_of(size: Sequence[int], stride: Sequence[int]) -> int:
+    """How many numbers lie from the first to the last of a tensor, gaps included."""
+    extent = 1
+    for length, step in zip(size, stride, strict=True):
+        if not length:
+            return 0
+        extent += (length - 1) * step
+    return extent
+
+
 class _Block(NamedTuple):
     tensor: Tensor
     storage: int
@@ -48,11 +58,9 @@ class Pool:
 
     def __call__(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A tensor whose numbers are anything, in memory that nothing else refers to."""
-        extent = 1
-        for length, step in zip(size, stride, strict=True):
-            if not length:
-                return self._allocate(size, stride, dtype)
-            extent += (length - 1) * step
+        extent = extent_of(size, stride)
+        if not extent:
+            return self._allocate(size, stride, dtype)
         with self._lock:
             blocks = self._blocks.setdefault((extent, dtype), [])
             for block in blocks:

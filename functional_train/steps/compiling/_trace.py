@@ -140,10 +140,15 @@ def output_of(graph: Graph) -> Node:
     return next(iter(reversed(graph.nodes)))
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether each number of a tensor has a place of its own, and there are no gaps between."""
+    return torch.ops.aten.is_non_overlapping_and_dense.default(tensor)
+
+
 # An alias, since the mode keeps weak references for as long as it lives. It is no view and begins where its storage
 # does, so that a graph does not depend on which part of what tensor it was traced for.
 def _alias(tensor: Tensor) -> Tensor:
-    if not tensor._is_view() or tensor.is_conj() or tensor.is_neg():
+    if not tensor._is_view():
         return tensor.detach()
     empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return empty.set_(tensor.untyped_storage(), 0, tensor.shape, tensor.stride())
@@ -190,7 +195,7 @@ class _ChannelsLast(Interpreter):
 
 
 def _laid_out_as(new: Tensor, old: Tensor) -> Tensor:
-    if new.stride() == old.stride() or not torch.ops.aten.is_non_overlapping_and_dense.default(old):
+    if new.stride() == old.stride() or not is_dense(old):
         return new
     order = sorted(range(old.ndim), key=lambda dim: (-old.stride(dim), -old.size(dim)))
     return new.permute(order).contiguous().permute([order.index(dim) for dim in range(old.ndim)])

@@ -41,6 +41,8 @@ _MANY_VARIANTS = 8
 _log = logging.getLogger("functional_train.compile")
 # Tracers change settings of the process.
 _TRACING = threading.RLock()
+# The states that threads are moving right now, by id.
+_MOVING: dict[int, object] = {}
 
 
 class _Key(NamedTuple):
@@ -61,8 +63,8 @@ class _Owned(NamedTuple):
     num_attributes: int
 
     def fits(self, state: Any) -> bool:
-        """Whether a state has still nothing but these leaves; while it is moved, it has one attribute more."""
-        if len(vars(state)) != self.num_attributes + 1:
+        """Whether a state has still nothing but these leaves."""
+        if len(vars(state)) != self.num_attributes:
             return False
         return not self.holdings.is_mutable or _are_same(flatten(state)[0], self.holdings.leaves)
 
@@ -110,13 +112,13 @@ class Compiled:
                 f"{type(args[0]).__name__ if args else 'none by position'}. A plain container cannot say that it was "
                 "consumed; declare an ft.struct, or leave donate out."
             )
-        fields, claim = vars(args[0]), object()
-        if fields.setdefault("_moving", claim) is not claim:
+        place, claim = id(args[0]), object()
+        if _MOVING.setdefault(place, claim) is not claim:
             raise OwnershipError("this state is being moved by another thread. Give each thread a state of its own.")
         try:
             return self._donate(args, kwargs, sys._getframe(1))
         finally:
-            fields.pop("_moving", None)
+            del _MOVING[place]
 
     def _donate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: FrameType) -> Any:
         state = args[0]
@@ -161,7 +163,6 @@ class Compiled:
             consume(state, repr(self), _place(caller), raised=True)
             raise
         new = moved_state(state)
-        vars(new).pop("_moving", None)
         consume(state, repr(self), _place(caller))
         return entry.beside(new, results)
 
