@@ -33,7 +33,7 @@ ONLY_IN = {
 # Extras, which a user may not have installed.
 ONLY_IN_FUNCTIONS = ("matplotlib", "numpy", "pandas", "safetensors", "sklearn")
 
-DRAWS_ALLOWED_IN = ("values.random", "values._threefry")
+DRAWS_ALLOWED_IN = ("values.random",)
 DRAWING_LIBRARIES = ("random", "secrets", "numpy.random", "torch.nn.init")
 DRAWING_FUNCTIONS = {
     *(f"torch.{name}" for name in ("rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm")),

@@ -125,7 +125,7 @@ KEPT: list[tuple[Rule, str, str]] = [
     (house.libraries_have_their_place, "testing.laws", "import hypothesis"),
     (house.libraries_have_their_place, "plot.curves", "def f():\n    import matplotlib"),
     (house.libraries_have_their_place, "plot.curves", "if TYPE_CHECKING:\n    import matplotlib"),
-    (house.draws_from_keys_only, "values._threefry", "import torch\ntorch.rand(1)"),
+    (house.draws_from_keys_only, "values.random._threefry", "import torch\ntorch.rand(1)"),
     (house.draws_from_keys_only, "values.random", "import torch\ntorch.rand(1)"),
     (house.draws_from_keys_only, "runs.data", "from functional_train.values import random\nrandom.bernoulli(key)"),
     (house.draws_from_keys_only, "purity.check", "import torch\nwatched = {torch.rand, torch.bernoulli}"),

@@ -10,7 +10,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from functional_train.values import _threefry, random
+from functional_train.values import random
+from functional_train.values.random import _threefry
 
 # Random123 1.14.0, tests/kat_vectors, threefry2x32 with 20 rounds: counter, key, block.
 KNOWN_ANSWERS = [
@@ -32,6 +33,7 @@ def drawn_as(fn: Callable[..., Tensor], dtype: torch.dtype, key: Tensor, n: int)
     return fn(key, (n,), dtype=dtype)
 
 
+LOGITS = (0.0, 2.0, -1.0)
 # Sizes on both sides of the border between ints and lanes, and odd ones, which use half of their last block.
 SIZES = (0, 1, 7, 600)
 DRAWS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -42,6 +44,22 @@ DRAWS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "permutation": random.permutation,
     "permutation tensor": lambda key, n: random.permutation(key, torch.arange(2.0 * n).view(2, n), 1),
     "uniform bounds": lambda key, n: random.uniform(key, (n,), low=-2.0, high=3.0),
+    "truncated_normal": lambda key, n: random.truncated_normal(key, (n,), low=-1.0, high=3.0, mean=0.5),
+    "exponential": lambda key, n: random.exponential(key, (n,), rate=2.0),
+    "gumbel": lambda key, n: random.gumbel(key, (n,)),
+    "bernoulli": lambda key, n: random.bernoulli(key, (n,), p=0.3),
+    "bernoulli tensor": lambda key, n: random.bernoulli(key, (n,), p=torch.full((n,), 0.3)),
+    "randint": lambda key, n: random.randint(key, (n,), low=-5, high=2**40),
+    "randint tensor": lambda key, n: random.randint(key, (n,), high=torch.arange(1, n + 1), dtype=torch.int32),
+    "categorical": lambda key, n: random.categorical(key, torch.tensor(LOGITS), shape=(n,)),
+    "choice": lambda key, n: random.choice(key, 9, (n,)),
+    "choice of some": lambda key, n: random.choice(key, n + 1, (n,), replace=False),
+    "choice weighted": lambda key, n: random.choice(key, 3, (n,), p=torch.tensor(LOGITS).exp()),
+    "choice of some weighted": lambda key, n: random.choice(
+        key, n + 1, (n,), replace=False, p=1 + torch.arange(n + 1.0)
+    ),
+    "dropout": lambda key, n: random.dropout(key, torch.ones(n), 0.3),
+    "like": lambda key, n: random.like(key, {"a": torch.ones(n), "b": torch.ones(n, dtype=torch.float64)})["a"],
     "normal moments": lambda key, n: random.normal(key, (n,), mean=-1.0, std=2.0),
     **{f"uniform {dtype}": partial(drawn_as, random.uniform, dtype) for dtype in DTYPES},
     **{f"normal {dtype}": partial(drawn_as, random.normal, dtype) for dtype in DTYPES},
@@ -64,8 +82,8 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
 
 
 def assert_near_or_same(name: str, actual: Tensor, expected: Tensor) -> None:
-    """Bit for bit, but for `normal`: a compiler may take the logarithm and the sine from another library."""
-    if name.startswith("normal"):
+    """Bit for bit, but for logarithms and the like: a compiler may take them from another library."""
+    if name.startswith(("normal", "truncated_normal", "exponential", "gumbel", "like")):
         torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-6)
     else:
         assert_same(actual, expected)

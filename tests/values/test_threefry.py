@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from functional_train.values import _threefry, random
+from functional_train.values import random
+from functional_train.values.random import _threefry
 from tests.values.draws import DRAWS, assert_near_or_same, assert_same, keys, on_lanes
 
 
