@@ -2,15 +2,18 @@
 
 import weakref
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from functional_train.models._checks import RESERVED, check_keywords, check_module, leaves_of, read_leaves
 from functional_train.models._dismantle import copy_module, make_skeleton, named_tensors
+from functional_train.models._keyed import drawing_from
 from functional_train.models._skeleton import Skeleton, instantiate
 from functional_train.values.errors import PurityError, StructureError
 from functional_train.values.params import Params
+from functional_train.values.random._checks import check_key
 
 __all__ = ["Functional", "functionalize", "merge"]
 
@@ -40,6 +43,10 @@ def functionalize(module: nn.Module, *, method: str = "forward", forward_kwargs:
     params or to buffers, and nothing is remembered from one call to the next: each call builds the submodules anew.
     So calls may run in threads, inside each other, and again when activation checkpointing recomputes.
 
+    Randomness comes from `key`: dropout of all kinds, attention's and recurrent layers' among it, noise and samples
+    take their numbers from `ft.random.fold_in(key, n)`, the n-th draw each. The same key gives the same numbers, also
+    where activation checkpointing computes them again; members of an ensemble have keys of their own.
+
     Args:
         module: Any `nn.Module`. It is neither changed nor kept; `apply` holds a copy without its weights.
         method: Name of the method that `apply` calls. Hooks of the module itself run for `"forward"` only.
@@ -55,7 +62,8 @@ def functionalize(module: nn.Module, *, method: str = "forward", forward_kwargs:
         StructureError: the module is lazy, scripted, compiled or wrapped for many machines, cannot be copied, or its
             forward has a keyword that clashes. `apply` raises it when names, shapes or kinds of dtype do not fit, and
             when buffers are needed.
-        PurityError: `apply` was given a key, or the forward wrote to hidden state.
+        PurityError: the forward draws random numbers and `apply` got no key, or it draws what no key can stand for, or
+            it wrote to hidden state.
 
     Differs: `torch.func.functional_call` accepts misspelt names and wrong shapes, and writes to the buffers it is
         given. `nn.Embedding(max_norm=...)` renormalizes its rows within the call, not in params: normalize them in the
@@ -69,6 +77,9 @@ def functionalize(module: nn.Module, *, method: str = "forward", forward_kwargs:
         >>> buffers["num_batches_tracked"], new_buffers["num_batches_tracked"]
         (tensor(0), tensor(1))
         >>> output = apply(params, torch.ones(4, 2), buffers=buffers, train=False)[0]
+        >>> apply, params, _ = ft.functionalize(torch.nn.Dropout(0.5))
+        >>> apply(params, torch.ones(4), key=ft.random.key(0))
+        tensor([2., 0., 0., 2.])
     """
     check_module(module, "functionalize")
     parameters, buffers = (dict(named_tensors(module, kind)) for kind in ("_parameters", "_buffers"))
@@ -149,10 +160,7 @@ def _make_call(skeleton: Skeleton, method: str) -> Callable[..., Any]:
         train: bool | Callable[[str], bool] = True,
     ) -> Any:
         if key is not None:
-            raise PurityError(
-                "apply(key=...) is not available: in this version a module's randomness does not come from keys. "
-                "Set dropout to 0, or draw the masks in the loss function with ft.random."
-            )
+            check_key(key)
         tensors = read_leaves("params", params, leaves, owner)
         for index in renormalized:
             tensors[index] = tensors[index].clone()
@@ -162,7 +170,8 @@ def _make_call(skeleton: Skeleton, method: str) -> Callable[..., Any]:
             tensors.append(buffer.clone())
         tensors.append(None)
         flags = None if train is True else _training_flags(skeleton, train)
-        output, new_buffers, sites = _run(skeleton, method, tensors, flags, args, kwargs)
+        run = partial(_run, skeleton, method, tensors, flags, args, kwargs)
+        output, new_buffers, sites = drawing_from(key, run, owner)
         if buffers is None:
             return output
         _release_buffers(sites, passed_buffers)

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+# Arguments of operations that draw nothing where one of these is zero or false.
+_RATES = ("dropout_p", "dropout", "train", "training")
+
 
 def generators() -> dict[str, Any]:
     """The state of every global generator that is loaded; one that is not cannot have been drawn from before."""
@@ -25,3 +28,31 @@ def moved_since(before: Mapping[str, Any]) -> list[str]:
     """Names of those that have another state than they had."""
     after = generators()
     return [name for name, state in before.items() if after.get(name) != state]
+
+
+def mark() -> tuple[Any, ...]:
+    """What changes with every draw from a global generator of torch, in a few microseconds."""
+    # Transforms of torch.func would wrap the state, as if they had made it.
+    with torch._C._DisableFuncTorch():
+        found: tuple[Any, ...] = (torch.default_generator.get_state().numpy().tobytes(),)
+    if torch.cuda.is_initialized():
+        found += tuple([generator.get_offset() for generator in torch.cuda.default_generators])
+    return found
+
+
+def set_back(before: tuple[Any, ...]) -> None:
+    """Bring the global generators of torch back to where they were at a mark."""
+    with torch._C._DisableFuncTorch():
+        torch.default_generator.set_state(torch.frombuffer(bytearray(before[0]), dtype=torch.uint8))
+    if len(before) > 1:
+        for generator, offset in zip(torch.cuda.default_generators, before[1:], strict=True):
+            generator.set_offset(offset)
+
+
+def draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation draws when it is called so: not with a rate of zero, and not in evaluation mode."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
+    names = {argument.name: argument.default_value for argument in func._schema.arguments} | given
+    return all(bool(names[name]) for name in _RATES if name in names)

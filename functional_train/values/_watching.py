@@ -8,11 +8,12 @@ from torch._C._functorch import peek_interpreter_stack
 def is_unwatched() -> bool:
     """Whether no transform of torch.func, no trace and no dispatch mode is active."""
     # The compiler folds its own question first, and so never meets the private ones.
-    return (
-        not torch.compiler.is_compiling()
-        and peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
+    return is_unmoded() and peek_interpreter_stack() is None
+
+
+def is_unmoded() -> bool:
+    """Whether no trace and no dispatch mode is active; transforms of torch.func may be."""
+    return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
 
 
 def is_readable(tensor: Tensor) -> bool:

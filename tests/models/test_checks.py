@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from functional_train.models import functionalize, merge
-from functional_train.values.errors import PurityError, StructureError
+from functional_train.values.errors import StructureError
 from functional_train.values.params import Params
 from tests.global_rng import seeded
 
@@ -115,13 +115,6 @@ def test_train_is_a_bool_or_a_predicate(train: Any) -> None:
     apply, params, buffers = functionalize(make_module())
     with pytest.raises(StructureError, match="train must be True, False or a predicate on module paths, got"):
         apply(params, X, buffers=buffers, train=train)
-
-
-def test_keys_are_refused() -> None:
-    """apply(key=...) says that modules do not draw from keys yet."""
-    apply, params, buffers = functionalize(make_module())
-    with pytest.raises(PurityError, match=r"apply\(key=...\) is not available.*dropout to 0.*ft.random"):
-        apply(params, X, buffers=buffers, key=X)
 
 
 class Stubborn(nn.Linear):

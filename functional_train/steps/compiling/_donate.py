@@ -7,7 +7,7 @@ from weakref import getweakrefcount
 
 import torch
 
-from functional_train.steps.compiling._source import describe
+from functional_train.values._lines import describe
 from functional_train.values.errors import OwnershipError
 from functional_train.values.params import Params
 from functional_train.values.tree._structure import children, is_leaf, leaves, register_node

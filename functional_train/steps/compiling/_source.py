@@ -1,22 +1,12 @@
-"""Which line of the user's code is running, or was when an error was raised."""
+"""Which line of the user's code raised an error, or drew."""
 
-import linecache
 import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 from functional_train.values._generators import generators
-
-_NOT_THE_USERS = frozenset({__name__.partition(".")[0], "torch", "optree", "contextlib", "threading", "random"})
-
-
-def running_line() -> str:
-    """The innermost line on the stack that is the user's, as `file:line: source`."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not is_users(frame):
-        frame = frame.f_back
-    return "a line that could not be found" if frame is None else describe(frame.f_code.co_filename, frame.f_lineno)
+from functional_train.values._lines import describe, is_users, running_line
 
 
 def raising_line(traceback: TracebackType | None) -> str:
@@ -57,13 +47,3 @@ def draws_from_numpy(run: Callable[[], object]) -> bool:
         run()
         ends.append(generators()["numpy.random"])
     return ends[0] == ends[1] != before
-
-
-def is_users(frame: FrameType) -> bool:
-    """Whether code belongs neither to this library nor to those below it."""
-    return frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS
-
-
-def describe(file: str, line: int) -> str:
-    """A place in a file, with what stands there."""
-    return f"{file}:{line}: {linecache.getline(file, line).strip()}"

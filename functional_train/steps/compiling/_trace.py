@@ -28,8 +28,9 @@ from torch.fx.experimental.symbolic_shapes import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional_train.steps.compiling._division import DECOMPOSITIONS
-from functional_train.steps.compiling._source import drawing_line, draws_from_numpy, raising_line, running_line
-from functional_train.values._generators import generators, moved_since
+from functional_train.steps.compiling._source import drawing_line, draws_from_numpy, raising_line
+from functional_train.values._generators import draws, generators, moved_since
+from functional_train.values._lines import running_line
 from functional_train.values.errors import CompileError
 
 _DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
@@ -43,8 +44,6 @@ _BOUND_TO_STRIDES = {
     torch.ops.aten.view.dtype,
     torch.ops.aten.view_as_complex.default,
 }
-# Arguments of operations that draw nothing where one of these is zero or false.
-_RATES = ("dropout_p", "dropout", "train", "training")
 
 
 class Traced(NamedTuple):
@@ -210,7 +209,7 @@ class _Watch(TorchDispatchMode):
         self.owners = {tensor.untyped_storage()._cdata: path for tensor, path in zip(inputs, paths, strict=True)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs or {}):
+        if draws(func, args, kwargs or {}):
             whose = "the global generator of torch" if (kwargs or {}).get("generator") is None else "a torch.Generator"
             raise CompileError(
                 f"{func.__name__} draws from {whose}, whose draws a graph cannot repeat, in {running_line()}\n"
@@ -245,13 +244,6 @@ class _Watch(TorchDispatchMode):
             return self.names.get(id(tensor), "a tensor") + ", which is no argument"
         path = self.owners.get(tensor.untyped_storage()._cdata)
         return None if path is None else f"the argument {path!r}"
-
-
-def _draws(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operation that can draw does: not with a rate of zero, and not in evaluation mode."""
-    given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
-    names = {argument.name: argument.default_value for argument in func._schema.arguments} | given
-    return all(bool(names[name]) for name in _RATES if name in names)
 
 
 @contextlib.contextmanager

@@ -1,17 +1,16 @@
 """Finding keys that are used twice."""
 
 import contextlib
-import sys
 from collections.abc import Generator
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
+from functional_train.values._lines import running_line
 from functional_train.values._watching import is_readable
 from functional_train.values.errors import PurityError
 
-_PACKAGE = __name__.partition(".")[0]
 _USED: ContextVar[dict[tuple[int, ...], str] | None] = ContextVar("used", default=None)
 
 
@@ -53,17 +52,10 @@ def note_use(key: Tensor, use: str) -> None:
     # What backward computes again, it draws again.
     if used is None or not is_readable(key) or torch._C._current_graph_task_id() != -1:
         return
-    words, line = tuple(key.tolist()), _users_line()
+    words, line = tuple(key.tolist()), running_line()
     if words in used:
         raise PurityError(
             f"random.{use} was given a key that {used[words]}; now in {line}. Its numbers would be the same again, or "
             "go with those. Use each key once: key, key_noise = ft.random.split(key)."
         )
     used[words] = f"random.{use} has used up, in {line}"
-
-
-def _users_line() -> str:
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
