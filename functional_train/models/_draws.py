@@ -70,7 +70,7 @@ def _rrelu(
 ) -> Tensor:
     _check_no_generator(generator)
     if not training:
-        return torch.rrelu(input, lower, upper, False)
+        return torch.nn.functional.leaky_relu(input, (lower + upper) / 2)
     slopes = _uniform(draw, input.shape, input, lower, upper)
     return torch.where(input >= 0, input, input * slopes)
 
