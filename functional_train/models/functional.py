@@ -79,7 +79,7 @@ def functionalize(module: nn.Module, *, method: str = "forward", forward_kwargs:
         >>> output = apply(params, torch.ones(4, 2), buffers=buffers, train=False)[0]
         >>> apply, params, _ = ft.functionalize(torch.nn.Dropout(0.5))
         >>> apply(params, torch.ones(4), key=ft.random.key(0))
-        tensor([2., 2., 2., 0.])
+        tensor([0., 0., 2., 2.])
     """
     check_module(module, "functionalize")
     parameters, buffers = (dict(named_tensors(module, kind)) for kind in ("_parameters", "_buffers"))

@@ -77,6 +77,17 @@ def on_lanes(fn: Callable[..., Tensor], *args: Any) -> Tensor:
         return fn(*args)
 
 
+def words_are(*blocks: tuple[int, int]) -> Any:
+    """Have every block hold these words, in turn."""
+
+    def lanes(key: Tensor, count: int, domain: int = 0) -> tuple[Tensor, Tensor]:
+        del key, domain
+        rows = torch.tensor(blocks).repeat(count // len(blocks) + 1, 1)[:count]
+        return tuple(rows.to(torch.int32).unbind(-1))
+
+    return mock.patch.object(_threefry, "lanes", lanes)
+
+
 def assert_same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -16,8 +15,7 @@ from torch import Tensor
 import functional_train as ft
 from functional_train.values import random
 from functional_train.values.errors import HyperparameterError, PurityError, StructureError
-from functional_train.values.random import _threefry
-from tests.values.draws import DTYPES, LEVEL, assert_same, keys
+from tests.values.draws import DTYPES, LEVEL, assert_same, keys, words_are
 
 KEY = random.key(0)
 
@@ -65,7 +63,7 @@ def test_continuous_draws_follow_their_laws(name: str, dtype: torch.dtype) -> No
 def test_extreme_words_give_finite_draws(dtype: torch.dtype) -> None:
     """Words of all zeros and all ones: waiting times above zero, finite Gumbels, truncated normals within bounds."""
     for word in (0, 1, 2**31, 2**32 - 1):
-        with mock.patch.object(_threefry, "words", lambda _, count, word=word: torch.full((count, 2), word)):
+        with words_are((word, word)):
             waiting = random.exponential(KEY, (2,), dtype=dtype)
             assert (waiting.isfinite() & (waiting > 0)).all() or dtype is torch.float16
             assert random.gumbel(KEY, (2,), dtype=dtype).isfinite().all()

@@ -29,6 +29,7 @@ from tests.values.draws import (
     each_draw,
     keys,
     on_lanes,
+    words_are,
 )
 
 KEY = random.key(0)
@@ -104,7 +105,7 @@ def test_drawing_is_pure(name: str) -> None:
     key, state, draw = random.key(6), torch.get_rng_state(), DRAWS[name]
     first = draw(key, 9)
     assert_same(draw(key, 9), first)
-    if not name.endswith(("tensor", "weighted", "dropout", "like")):  # these make tensors of their own
+    if not name.endswith(("tensor", "weighted", "dropout", "like", "categorical")):  # these make tensors of their own
         with torch.device("meta"):
             assert_same(draw(key, 9), first)
             assert_same(on_lanes(draw, key, 9), first)
@@ -211,7 +212,7 @@ def test_extreme_words_give_finite_draws(dtype: torch.dtype) -> None:
     """Words of all zeros and all ones give uniforms below `high` and finite normals that reach far into the tail."""
     key = random.key(0)
     for word, expected in ((0, 0.0), (2**32 - 1, 1 - 2.0 ** -DIGITS[dtype])):
-        with mock.patch.object(_threefry, "words", lambda _, count, word=word: torch.full((count, 2), word)):
+        with words_are((word, word)):
             assert random.uniform(key, (), dtype=dtype).item() == expected
             assert random.normal(key, (2,), dtype=dtype).isfinite().all()
 
@@ -219,10 +220,10 @@ def test_extreme_words_give_finite_draws(dtype: torch.dtype) -> None:
 def test_normals_reach_far_into_the_tail() -> None:
     """The longest radius comes from the rarest word: 6.66 standard deviations in float32, 8.57 in float64."""
     for dtype, words, far in (
-        (torch.float32, [[0, 0]], math.sqrt(64 * math.log(2))),
-        (torch.float64, [[2**32 - 1, 2**32 - 1], [0, 0]], math.sqrt(106 * math.log(2))),
+        (torch.float32, [(0, 0)], math.sqrt(64 * math.log(2))),
+        (torch.float64, [(2**32 - 1, 2**32 - 1), (0, 0)], math.sqrt(106 * math.log(2))),
     ):
-        with mock.patch.object(_threefry, "words", return_value=torch.tensor(words)):
+        with words_are(*words):
             assert random.normal(KEY, (1,), dtype=dtype).item() == pytest.approx(far, rel=1e-6)
 
 
@@ -237,7 +238,7 @@ def test_uniform_never_reaches_its_upper_bound(
     bounds = torch.tensor([low, low + width], dtype=dtype)
     assume(bounds[1] - bounds[0] >= torch.finfo(dtype).eps * bounds.abs().max())
     low_in, high_in = bounds if as_tensors else bounds.tolist()
-    with mock.patch.object(_threefry, "words", lambda _, count: torch.full((count, 2), word)):
+    with words_are((word, word)):
         values = random.uniform(random.key(0), (3,), low=low_in, high=high_in, dtype=dtype)
     assert (bounds[0] <= values).all()
     assert (values < bounds[1]).all()
@@ -296,7 +297,7 @@ def test_a_permutation_holds_every_number_once(key: Tensor, n: int) -> None:
 
 def test_ties_are_broken_by_the_second_word_and_then_by_position() -> None:
     """Both words of a block count in the order, and equal blocks keep theirs, so that every device agrees."""
-    with mock.patch.object(_threefry, "words", return_value=torch.tensor([[2, 5], [2, 3], [0, 9], [2, 3]] * 20)):
+    with words_are((2, 5), (2, 3), (0, 9), (2, 3)):
         order = random.permutation(KEY, 80)
     assert_same(order.view(4, 20) % 4, torch.tensor([[2] * 20, [1, 3] * 10, [1, 3] * 10, [0] * 20]))
 

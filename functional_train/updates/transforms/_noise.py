@@ -55,7 +55,7 @@ def add_noise(eta: Hyperparameter = 0.01, gamma: Hyperparameter = 0.55) -> Gradi
         >>> tx = ft.add_noise()
         >>> params = [torch.zeros(2)]
         >>> tx.update(params, tx.init(params), params, key=ft.random.key(0))[0]
-        [tensor([-0.0001, -0.0258])]
+        [tensor([-0.0001,  0.0264])]
     """
     variance = check_non_negative("eta", eta, "0.01, 0.3 and 1.0 are usual.")
     fading = check_non_negative("gamma", gamma, "0.55 is usual.")

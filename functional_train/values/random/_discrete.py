@@ -35,7 +35,7 @@ def bernoulli(key: Tensor, shape: Sequence[int] = (), *, p: float | Tensor = 0.5
     Example:
         >>> import functional_train as ft
         >>> ft.random.bernoulli(ft.random.key(0), (4,), p=0.5)
-        tensor([ True, False,  True, False])
+        tensor([False, False,  True,  True])
     """
     check_key(key, "bernoulli")
     size = check_shape(shape)
@@ -114,7 +114,7 @@ def categorical(key: Tensor, logits: Tensor, *, dim: int = -1, shape: Sequence[i
     Example:
         >>> import functional_train as ft, torch
         >>> ft.random.categorical(ft.random.key(0), torch.tensor([0.0, 1.0, 0.0]), shape=(4,))
-        tensor([2, 2, 2, 0])
+        tensor([1, 1, 1, 2])
     """
     check_key(key, "categorical")
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() == 0:
@@ -224,7 +224,7 @@ def dropout(key: Tensor, x: Tensor, p: float = 0.5) -> Tensor:
     Example:
         >>> import functional_train as ft, torch
         >>> ft.random.dropout(ft.random.key(0), torch.ones(4))
-        tensor([2., 0., 2., 0.])
+        tensor([0., 0., 2., 2.])
     """
     check_key(key, "dropout")
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
@@ -246,9 +246,12 @@ def kept(key: Tensor, size: tuple[int, ...], rate: float, dtype: torch.dtype) ->
 
 def happens(key: Tensor, size: tuple[int, ...], p: float | Tensor) -> Tensor:
     """Bools that are True with probability `p`, a number or a float64 tensor."""
-    num = math.prod(size)
-    words = _threefry.words(key, (num + 1) // 2).view(-1)[:num].view(size)
-    return words < (p * 2.0**32 if isinstance(p, Tensor) else round(p * 2**32))
+    lane = _threefry.sequence(key, math.prod(size)).view(size)
+    # Signed words are as far above -2**31 as unsigned ones above 0.
+    if isinstance(p, Tensor):
+        return lane.to(torch.float64) < (p * 2.0**32).round() - 2.0**31
+    limit = round(p * 2**32) - 2**31
+    return lane <= limit - 1 if limit > -(2**31) else torch.zeros_like(lane, dtype=torch.bool)
 
 
 def permutation(key: Tensor, n_or_tensor: int | Tensor, dim: int = 0) -> Tensor:
@@ -293,7 +296,7 @@ def _shuffled(key: Tensor, n: int) -> Tensor:
 
 def _long_words(key: Tensor, num: int) -> Tensor:
     """Uniform on [0, 2**63), shape (num,)."""
-    first, second = _threefry.words(key, num).unbind(-1)
+    first, second = (_threefry.unsigned(lane) for lane in _threefry.lanes(key, num))
     return (first << 31) ^ second
 
 

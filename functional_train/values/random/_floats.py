@@ -44,7 +44,7 @@ def uniform(
     Example:
         >>> import functional_train as ft
         >>> ft.random.uniform(ft.random.key(0), (2,), low=-1.0)
-        tensor([-0.1631,  0.2010])
+        tensor([-0.1631, -0.5674])
     """
     check_key(key, "uniform")
     size, dtype = check_shape(shape), check_dtype(dtype)
@@ -68,8 +68,9 @@ def normal(
 ) -> Tensor:
     r"""Draw from the normal distribution.
 
-    $$x_{2i} = \mu + \sigma r_i \cos \theta_i \quad x_{2i+1} = \mu + \sigma r_i \sin \theta_i \quad
-      r_i = \sqrt{-2 \ln u_i}$$ with $u$ uniform on (0, 1] and $\theta$ on a whole turn.
+    $$x = \mu + \sigma r_i \cos \theta_i \quad x' = \mu + \sigma r_i \sin \theta_i \quad
+      r_i = \sqrt{-2 \ln u_i}$$ with $u$ uniform on (0, 1] and $\theta$ on a whole turn; 32 of the ones and 32 of the
+    others in turn.
 
     Args:
         key: The key to use up.
@@ -93,7 +94,7 @@ def normal(
     Example:
         >>> import functional_train as ft
         >>> ft.random.normal(ft.random.key(0), (2,), std=0.1)
-        tensor([-0.1065, -0.0779])
+        tensor([-0.1065,  0.0584])
     """
     check_key(key, "normal")
     size, dtype = check_shape(shape), check_dtype(dtype)
@@ -102,9 +103,9 @@ def normal(
     if not isinstance(std, Tensor) and std < 0.0:
         raise HyperparameterError(f"std must be at least 0, got {std}. With 0 every draw is the mean; 1.0 is usual.")
     num = math.prod(size)
-    radius, angle = _polar(key, (num + 1) // 2, working)
+    radius, angle = _polar(key, _threefry.blocks_for(num), working)
     radius = radius.log_().mul_(-2.0).sqrt_()
-    value = torch.stack((radius * angle.cos(), radius * angle.sin()), -1).view(-1)[:num].view(size)
+    value = _threefry.in_order(radius * angle.cos(), radius * angle.sin(), num).view(size)
     value = value if not isinstance(std, Tensor) and std == 1.0 else value * std
     value = value if not isinstance(mean, Tensor) and mean == 0.0 else value + mean
     return value.to(dtype)
@@ -200,7 +201,7 @@ def exponential(
     Example:
         >>> import functional_train as ft
         >>> ft.random.exponential(ft.random.key(0), (2,))
-        tensor([0.5421, 0.9175])
+        tensor([0.5421, 0.2437])
     """
     check_key(key, "exponential")
     size, dtype = check_shape(shape), check_dtype(dtype)
@@ -230,7 +231,7 @@ def gumbel(key: Tensor, shape: Sequence[int] = (), *, dtype: torch.dtype | None 
     Example:
         >>> import functional_train as ft
         >>> ft.random.gumbel(ft.random.key(0), (2,))
-        tensor([0.6124, 0.0861])
+        tensor([0.6124, 1.4117])
     """
     check_key(key, "gumbel")
     size, dtype = check_shape(shape), check_dtype(dtype)
@@ -251,29 +252,36 @@ def waiting(key: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def _between(key: Tensor, num: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Uniform on (0, 1): whether below a half, the value, and its distance from 1, each exact where it is small."""
     if dtype == torch.float64:
-        first, second = _threefry.words(key, num).unbind(-1)
-        whole, digits = (first << 21) | (second >> 11), 53
-    else:
-        whole, digits = _threefry.words(key, (num + 1) // 2).view(-1)[:num], 32
-    low, high = ((each.to(dtype) + 0.5) * 2.0**-digits for each in (whole, (1 << digits) - 1 - whole))
-    return whole < (1 << digits - 1), low, high
+        first, second = (_threefry.unsigned(lane) for lane in _threefry.lanes(key, num))
+        whole = (first << 21) | (second >> 11)
+        low, high = ((each.to(dtype) + 0.5) * 2.0**-53 for each in (whole, (1 << 53) - 1 - whole))
+        return whole < 1 << 52, low, high
+    lane = _threefry.sequence(key, num)
+    low, high = ((_as_floats(each) + 0.5) * 2.0**-32 for each in (lane, ~lane))
+    return lane >= 0, low, high
 
 
 def unit_interval(key: Tensor, num: int, dtype: torch.dtype) -> Tensor:
     """Uniform on [0, 1), shape (num,): all the digits that the dtype has."""
     digits = DIGITS[dtype]
     if digits > 32:
-        first, second = _threefry.words(key, num).unbind(-1)
+        first, second = (_threefry.unsigned(lane) for lane in _threefry.lanes(key, num))
         return ((first << (digits - 32)) | (second >> (64 - digits))).to(dtype).mul_(2.0**-digits)
-    word = _threefry.words(key, (num + 1) // 2).view(-1)[:num]
-    return (word >> (32 - digits)).to(dtype).mul_(2.0**-digits)
+    # The right shift copies the sign.
+    lane = (_threefry.sequence(key, num) >> (32 - digits)).bitwise_and_((1 << digits) - 1)
+    return lane.to(dtype).mul_(2.0**-digits)
 
 
 def _polar(key: Tensor, num: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`num` uniforms on (0, 1], for the radii, and `num` angles in [0, 2 pi]."""
+    """`num` uniforms on (0, 1], for the radii, and `num` angles that go once around."""
     if dtype == torch.float64:
         first, second = unit_interval(key, 2 * num, dtype).view(num, 2).unbind(-1)
         return 1.0 - first, second * (2.0 * math.pi)
     # All 32 bits, unlike in `uniform`: near 0, where the long radii come from, a float keeps every one of them.
-    first, second = _threefry.words(key, num).to(dtype).unbind(-1)
-    return (first + 1.0).mul_(2.0**-32), second * (math.pi * 2.0**-31)
+    first, second = _threefry.lanes(key, num)
+    return (_as_floats(first) + 1.0).mul_(2.0**-32), second.to(dtype) * (math.pi * 2.0**-31)
+
+
+def _as_floats(lane: Tensor) -> Tensor:
+    """32 bits as float32 in [0, 2**32], exact where they are few."""
+    return torch.where(lane < 0, 2.0**32, 0.0) + lane.to(torch.float32)

@@ -107,8 +107,8 @@ def bits(key: Tensor, shape: Sequence[int] = ()) -> Tensor:
         shape: Shape of the result; `bits(key, (4,))` is the beginning of `bits(key, (8,))`.
 
     Returns:
-        `shape`, int64, uniform over the whole numbers in [0, 2**32): in row-major order the first word of block 0, the
-        second word of block 0, the first word of block 1, ...
+        `shape`, int64, uniform over the whole numbers in [0, 2**32): in row-major order the first words of blocks 0 to
+        31, their second words, the first words of blocks 32 to 63, ...
 
     Raises:
         StructureError: `key` is not a key, or `shape` is not a sequence of sizes.
@@ -116,9 +116,8 @@ def bits(key: Tensor, shape: Sequence[int] = ()) -> Tensor:
     Example:
         >>> import functional_train as ft
         >>> ft.random.bits(ft.random.key(0), (2,))
-        tensor([1797259609, 2579123966])
+        tensor([1797259609,  928981903])
     """
     check_key(key, "bits")
     size = check_shape(shape)
-    num = math.prod(size)
-    return _threefry.words(key, (num + 1) // 2).view(-1)[:num].view(size)
+    return _threefry.unsigned(_threefry.sequence(key, math.prod(size))).view(size)

@@ -37,7 +37,7 @@ def like(key: Tensor, tree: Tree, draw: Callable[..., Tensor] = normal, **option
         >>> params = {"w": torch.zeros(2), "b": torch.zeros(1)}
         >>> noise = ft.random.like(ft.random.key(0), params, std=0.1)
         >>> ft.tree.add(params, noise)
-        {'w': tensor([ 0.0555, -0.0862]), 'b': tensor([-0.1183])}
+        {'w': tensor([-0.0862, -0.0389]), 'b': tensor([-0.1183])}
     """
     check_key(key, "like")
     leaves, structure = flatten(tree)

@@ -22,6 +22,8 @@ _NUM_ROUNDS = 20
 _PARITY = 0x1BD11BDA
 _WORD = 0xFFFFFFFF
 _FIELD_BITS = 128
+# As many numbers as the vector registers of any machine hold, a few times over.
+ROW = 32
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -72,11 +74,39 @@ def encrypt_lanes(key: Tensor, high: int | Tensor, low: int | Tensor) -> tuple[T
     return x0, x1
 
 
-def words(key: Tensor, count: int, domain: int = 0) -> Tensor:
-    """Blocks 0 to count - 1 as int64 words in [0, 2**32), shape (count, 2); `domain` sets the counters' top bits."""
+def lanes(key: Tensor, count: int, domain: int = 0) -> tuple[Tensor, Tensor]:
+    """The first and the second words of blocks 0 to count - 1, the bits as int32; `domain` sets counters' top bits."""
     if is_plain(key) and count <= HOST_BLOCKS:
-        return _host_words(key, count, domain)
-    return _join(*encrypt_lanes(key, *_counters(key, count, domain)))
+        return _host_lanes(key, count, domain)
+    return encrypt_lanes(key, *_counters(key, count, domain))
+
+
+def sequence(key: Tensor, num: int) -> Tensor:
+    """`num` words in the order of `in_order`, the bits as int32."""
+    return in_order(*lanes(key, blocks_for(num)), num)
+
+
+def blocks_for(num: int) -> int:
+    """How many blocks `num` words need: whole rows."""
+    return (num + 2 * ROW - 1) // (2 * ROW) * ROW
+
+
+def in_order(first: Tensor, second: Tensor, num: int) -> Tensor:
+    """What comes of first and of second words, a row of the ones and a row of the others in turn.
+
+    So all numbers of a row are computed and stored together. Word by word they could not be.
+    """
+    return torch.stack((first.view(-1, ROW), second.view(-1, ROW)), 1).view(-1)[:num]
+
+
+def words(key: Tensor, count: int, domain: int = 0) -> Tensor:
+    """Blocks 0 to count - 1 as int64 words in [0, 2**32), shape (count, 2)."""
+    return _join(*lanes(key, count, domain))
+
+
+def unsigned(lane: Tensor) -> Tensor:
+    """32 bits as int64 in [0, 2**32)."""
+    return lane.to(torch.int64).bitwise_and_(_WORD)
 
 
 def block(key: Tensor, index: int | Tensor, domain: int) -> Tensor:
@@ -104,15 +134,16 @@ def _counters(key: Tensor, count: int, domain: int) -> tuple[int | Tensor, Tenso
     return high | _signed(domain), low
 
 
-def _host_words(key: Tensor, count: int, domain: int) -> Tensor:
+def _host_lanes(key: Tensor, count: int, domain: int) -> tuple[Tensor, Tensor]:
     num_bytes = _FIELD_BITS // 8
     ones = ((1 << _FIELD_BITS * count) - 1) // ((1 << _FIELD_BITS) - 1)
     low = int.from_bytes(b"".join([index.to_bytes(num_bytes, "little") for index in range(count)]), "little")
     first, second = encrypt_ints(_read(key), domain * ones, low, ones)
     fields = bytearray((first | second << 64).to_bytes(num_bytes * count, "little"))
-    # The clone owns its memory as other tensors do. An empty buffer is one that torch refuses.
-    flat = torch.frombuffer(fields, dtype=torch.int64).clone() if count > 0 else key.new_empty(0)
-    return flat.view(count, 2)
+    if count == 0:  # an empty buffer is one that torch refuses
+        return key.new_empty(0, dtype=torch.int32), key.new_empty(0, dtype=torch.int32)
+    first_lane, _, second_lane, _ = torch.frombuffer(fields, dtype=torch.int32).view(count, 4).t().contiguous()
+    return first_lane, second_lane
 
 
 def _read(key: Tensor) -> list[int]:
