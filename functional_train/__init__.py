@@ -7,6 +7,7 @@ is a pure function, and training is a fold of it.
 from functional_train import plot
 from functional_train.gradients.reverse import grad, grad_and_value
 from functional_train.gradients.sharpness import asam, sam
+from functional_train.interop.switch import TorchRun, from_torch, to_torch
 from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
 from functional_train.models.lora import lora_init, lora_merge
@@ -179,7 +180,7 @@ __all__ = [
     "RAdamState", "RMSpropState", "RpropState",
     "ScaledState", "Schedule", "ScheduleFreeState", "ScheduledState", "SecondMomentState", "ShampooState",
     "SignumState", "SoapState", "SophiaState", "StepFn", "StructureError",
-    "TorchClassState", "TrainState",
+    "TorchClassState", "TorchRun", "TrainState",
     "UpdateFn",
     "VarianceReductionState",
     "accumulate_updates", "adabelief", "adadelta", "adafactor", "adagrad", "adahessian", "adam", "adamax", "adamw",
@@ -189,7 +190,7 @@ __all__ = [
     "clip_by_value", "compile", "conditionally_mask", "conditionally_transform",
     "dadapt_adam", "dadapt_sgd",
     "early_stopping", "ema", "ema_params",
-    "fit", "fold", "freeze", "functionalize",
+    "fit", "fold", "freeze", "from_torch", "functionalize",
     "galore", "gauss_newton_bartlett", "grad", "grad_and_value", "graft", "grokfast_ema", "grokfast_ma",
     "hutchinson",
     "identity", "incremental_update", "init_scaled_state", "init_state", "inject_hyperparams", "iterate",
@@ -210,7 +211,7 @@ __all__ = [
     "schedule_free_eval_params", "schedule_free_radam", "schedule_free_sgd", "schedules", "set_to_zero", "sgd",
     "shampoo", "sign_sgd", "signum", "simplified_ademamix", "soap", "sophia", "sparse_adam", "stable_adamw",
     "stateless", "static_field", "stochastic_rounding", "struct", "swa_params",
-    "tiger", "tree",
+    "tiger", "to_torch", "tree",
     "update_bn",
     "wrap_torch_optimizer",
     "yogi",

@@ -1,5 +1,6 @@
 """Optimizers written as classes of torch, as pure transformations."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,12 @@ from torch.optim import Optimizer
 from functional_train.updates.torch_classes._codes import encode, restore
 from functional_train.updates.torch_classes._layout import Layout
 from functional_train.updates.torch_classes._memory import fingerprints, memory_of
-from functional_train.updates.torch_classes._trial import Maker, tried
+from functional_train.updates.torch_classes._trial import Maker, Source, generators, tried
 from functional_train.updates.transformation import GradientTransformation, check_state, columnwise
 from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.struct import static_field, struct
 from functional_train.values.tree import Flat
-from functional_train.values.tree._structure import is_floating
 from functional_train.values.types import Tree
 
 
@@ -87,33 +87,40 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
         >>> ft.make_update(optimizer)({"w": torch.ones(1)}, optimizer.init(params), params)[0]
         {'w': tensor([0.9000])}
     """
-    maker = Maker(cls, kwargs)
+    return stepping(Maker(cls, kwargs))
+
+
+def stepping(maker: Source) -> GradientTransformation:
+    """The transformation of which each update is one step of a fresh object."""
 
     def init(params: Tree) -> TorchClassState:
-        floating = [leaf for leaf in tree.leaves(params) if is_floating(leaf)]
+        picks = maker.picks(params)
+        picked = list(itertools.compress(tree.leaves(params), picks))
         _check_watchers(maker, tree.flat(params)[0].plain)
-        if not floating:
+        if not picked:
             # Classes refuse to be made for nothing.
-            return _state(params, Layout(maker.name, (), closure=False), [], [], [])
-        with maker.generators(floating) as seed:
-            layout, likely = tried(maker, floating, seed)
+            return _state(params, picks, Layout(maker.name, (), closure=False), [], [], [])
+        with generators(picked) as seed:
+            layout, likely = tried(maker, picked, seed)
             seed(0)
-            optimizer, leaves = maker.make(floating)
+            optimizer, leaves = maker.make(picked)
             codes, values = encode(layout, memory_of(optimizer, leaves))
-        return _state(params, layout, codes, values, likely)
+        return _state(params, picks, layout, codes, values, likely)
 
     def step(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, TorchClassState]:
         check_state(state, TorchClassState)
         layout: Layout = state.layout
         _check_owner(maker, layout, p)
         assert p is not None
-        params, column = p.tree(), _Rows(p.tree(), g.tree())
+        params = p.tree()
+        picks = maker.picks(params)
+        column = _Rows(params, g.tree(), picks)
         if not column.leaves:
             return p, state
-        old = _values(params, state)
+        old = values_of(state, params, picks)
         watched = any(value is not None and value.requires_grad for value in old)
         _check_watchers(maker, p.plain and g.plain and not (watched and torch.is_grad_enabled()))
-        with maker.generators(column.leaves) as seed:
+        with generators(column.leaves) as seed:
             seed(0)
             optimizer, leaves = maker.make(column.leaves)
             restore(optimizer, leaves, layout, state.codes.tolist(), old)
@@ -125,6 +132,7 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
                     optimizer.step(_closure(maker, column, leaves, params, extra))
                 else:
                     optimizer.step()
+            maker.advance(optimizer)
             if extra.get("key") is None and seed(None) != start:
                 raise HyperparameterError(
                     f"{maker.name} draws random numbers in its step, and the update was given no key to draw from. "
@@ -133,7 +141,7 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
         memory = memory_of(optimizer, leaves)
         _check_fixed(maker, fixed, fingerprints(memory, layout.kept))
         codes, values = encode(layout, memory)
-        return Flat(column.moved(leaves), p.frame, p.plain), _state(params, layout, codes, values, old)
+        return Flat(column.moved(leaves), p.frame, p.plain), _state(params, picks, layout, codes, values, old)
 
     def update(g: Flat, state: Tree, p: Flat | None, **extra: Any) -> tuple[Flat, TorchClassState]:
         new, state = step(g, state, p, **extra)
@@ -144,32 +152,40 @@ def wrap_torch_optimizer(cls: type[Optimizer], **kwargs: Any) -> GradientTransfo
 
 
 class _Rows:
-    """The leaves of the parameters beside their gradients, of which the class sees those that are floating."""
+    """The leaves of the parameters beside their gradients, of which the class sees those that are picked."""
 
-    def __init__(self, params: Tree, grads: Tree) -> None:
+    def __init__(self, params: Tree, grads: Tree, picks: Sequence[bool]) -> None:
         self._rows: list[tuple[Tensor, Tensor | None]] = []
         tree.map(lambda leaf, grad: self._rows.append((leaf, grad)), params, grads)
-        self.leaves = [leaf for leaf, _ in self._rows if is_floating(leaf)]
-        self.grads = [grad for leaf, grad in self._rows if is_floating(leaf)]
+        self._picks = picks
+        self.leaves = [leaf for leaf, _ in itertools.compress(self._rows, picks)]
+        self.grads = [grad for _, grad in itertools.compress(self._rows, picks)]
+
+    def beside(self, params: Tree, grads: Tree) -> "_Rows":
+        """Other rows, picked alike."""
+        return _Rows(params, grads, self._picks)
 
     def fill(self, leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
         """Copy gradients to where the class looks for them, except those that were not given."""
         for leaf, given, grad in zip(leaves, self.grads, grads, strict=True):
-            leaf.grad = None if given is None or grad is None else grad.detach().to(leaf.dtype, copy=True)
+            leaf.grad = None
+            if given is not None and grad is not None and leaf.requires_grad:
+                leaf.grad = grad.detach().to(leaf.dtype, copy=True)
 
     def tree(self, leaves: Sequence[Tensor], params: Tree) -> Tree:
         """The class's parameters where they are now, as a tree of copies."""
-        now = iter([leaf.detach().clone() for leaf in leaves])
-        return tree.map(lambda leaf: next(now) if is_floating(leaf) else leaf, params)
+        now, picks = iter([leaf.detach().clone() for leaf in leaves]), iter(self._picks)
+        return tree.map(lambda leaf: next(now) if next(picks) else leaf, params)
 
     def moved(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """The new values of the leaves that have a gradient."""
         now = iter([leaf.detach() for leaf in leaves])
-        new = [(next(now) if is_floating(leaf) else leaf, grad) for leaf, grad in self._rows]
+        rows = zip(self._rows, self._picks, strict=True)
+        new = [(next(now) if picked else leaf, grad) for (leaf, grad), picked in rows]
         return [leaf for leaf, grad in new if grad is not None]
 
 
-def _closure(maker: Maker, column: _Rows, leaves: Sequence[Tensor], params: Tree, extra: Any) -> Any:
+def _closure(maker: Source, column: _Rows, leaves: Sequence[Tensor], params: Tree, extra: Any) -> Any:
     grad_and_value_fn = extra.get("grad_and_value_fn")
     if grad_and_value_fn is None:
         raise HyperparameterError(
@@ -179,7 +195,7 @@ def _closure(maker: Maker, column: _Rows, leaves: Sequence[Tensor], params: Tree
 
     def closure() -> Tensor:
         grads, value = grad_and_value_fn(column.tree(leaves, params))
-        column.fill(leaves, _Rows(params, grads).grads)
+        column.fill(leaves, column.beside(params, grads).grads)
         return value.detach().clone()
 
     return closure
@@ -190,14 +206,19 @@ def _seed(key: Tensor | None) -> int:
 
 
 def _state(
-    params: Tree, layout: Layout, codes: list[int], values: Sequence[Tensor | None], old: Sequence[Tensor | None]
+    params: Tree,
+    picks: Sequence[bool],
+    layout: Layout,
+    codes: list[int],
+    values: Sequence[Tensor | None],
+    old: Sequence[Tensor | None],
 ) -> TorchClassState:
     """A state of what was encoded; what holds nothing now keeps its old tensor, so that structures stay."""
     leaves, structure = tree.flatten(params)
     shared: dict[str, Tensor] = {}
-    # Of what is not floating the class knows nothing.
+    # Of what it is not given the class knows nothing.
     dicts: list[dict[str, Tensor]] = [{} for _ in leaves]
-    owners = [mine for leaf, mine in zip(leaves, dicts, strict=True) if is_floating(leaf)]
+    owners = list(itertools.compress(dicts, picks))
     for place, value, before in zip(layout.places, values, old, strict=True):
         kept = before if value is None else value
         if kept is not None:
@@ -205,16 +226,18 @@ def _state(
     return TorchClassState(tree.unflatten(structure, dicts), shared, torch.tensor(codes, dtype=torch.int64), layout)
 
 
-def _values(params: Tree, state: TorchClassState) -> list[Tensor | None]:
-    owners: list[dict[str, Tensor]] = []
-    tree.map(lambda leaf, mine: owners.append(mine) if is_floating(leaf) else None, params, state.leaves)
+def values_of(state: TorchClassState, params: Tree, picks: Sequence[bool]) -> list[Tensor | None]:
+    """The tensors of a state, one for each place of its layout."""
+    dicts: list[dict[str, Tensor]] = []
+    tree.map(lambda leaf, mine: dicts.append(mine), params, state.leaves)
+    owners = list(itertools.compress(dicts, picks))
     return [
         (owners[place.owner[1]] if place.owner[0] == "leaf" else state.shared).get(place.name)
         for place in state.layout.places
     ]
 
 
-def _check_owner(maker: Maker, layout: Layout, p: Flat | None) -> None:
+def _check_owner(maker: Source, layout: Layout, p: Flat | None) -> None:
     if layout.maker != maker.name:
         raise StructureError(
             f"{maker.name} was given a state of {layout.maker}. The optimizer state was made by another optimizer: "
@@ -224,7 +247,7 @@ def _check_owner(maker: Maker, layout: Layout, p: Flat | None) -> None:
         raise StructureError(f"{maker.name} moves parameters, and the update was given none. Pass params.")
 
 
-def _check_watchers(maker: Maker, plain: bool) -> None:
+def _check_watchers(maker: Source, plain: bool) -> None:
     if not plain or get_proxy_mode() is not None:
         raise StructureError(
             f"{maker.name} is a class that writes into real tensors: its update cannot be traced, mapped over by vmap "
@@ -234,7 +257,7 @@ def _check_watchers(maker: Maker, plain: bool) -> None:
         )
 
 
-def _check_fixed(maker: Maker, before: dict[Any, Any], after: dict[Any, Any]) -> None:
+def _check_fixed(maker: Source, before: dict[Any, Any], after: dict[Any, Any]) -> None:
     changed = [entry for entry in {**before, **after} if before.get(entry) != after.get(entry)]
     if changed:
         (kind, number), key = changed[0]

@@ -1,0 +1,1 @@
+"""From a training run of `torch.optim` to values, and back."""

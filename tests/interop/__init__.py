@@ -1,0 +1,1 @@
+"""Tests of functional_train.interop."""
