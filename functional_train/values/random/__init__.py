@@ -2,7 +2,7 @@
 
 A key is an int64 tensor of shape (2,) that holds two 32-bit words. It gives the same bits on every device, batched and
 compiled; so a key is used once, and `split` makes new ones. A draw encrypts the counters 0, 1, 2, ... with the key
-(Threefry-2x32-20) and takes the first words of 32 blocks, their second words, those of the next 32, and so on; so what
+(Threefry-2x32-20) and takes the first words of 16 blocks, their second words, those of the next 16, and so on; so what
 `bits`, `uniform` or `normal` draws for a shape begins with what it draws for a smaller one. `split` and `fold_in`
 encrypt counters whose two top bits are 10 and 11, which no draw reaches.
 

@@ -69,7 +69,7 @@ def normal(
     r"""Draw from the normal distribution.
 
     $$x = \mu + \sigma r_i \cos \theta_i \quad x' = \mu + \sigma r_i \sin \theta_i \quad
-      r_i = \sqrt{-2 \ln u_i}$$ with $u$ uniform on (0, 1] and $\theta$ on a whole turn; 32 of the ones and 32 of the
+      r_i = \sqrt{-2 \ln u_i}$$ with $u$ uniform on (0, 1] and $\theta$ on a whole turn; 16 of the ones and 16 of the
     others in turn.
 
     Args:

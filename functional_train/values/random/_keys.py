@@ -108,7 +108,7 @@ def bits(key: Tensor, shape: Sequence[int] = ()) -> Tensor:
 
     Returns:
         `shape`, int64, uniform over the whole numbers in [0, 2**32): in row-major order the first words of blocks 0 to
-        31, their second words, the first words of blocks 32 to 63, ...
+        15, their second words, the first words of blocks 16 to 31, ...
 
     Raises:
         StructureError: `key` is not a key, or `shape` is not a sequence of sizes.

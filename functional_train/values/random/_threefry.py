@@ -23,7 +23,7 @@ _PARITY = 0x1BD11BDA
 _WORD = 0xFFFFFFFF
 _FIELD_BITS = 128
 # As many numbers as the vector registers of any machine hold, a few times over.
-ROW = 32
+ROW = 16
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -54,19 +54,24 @@ def encrypt_ints(key: Sequence[int], high: int, low: int, ones: int = 1) -> tupl
 def encrypt_lanes(key: Tensor, high: int | Tensor, low: int | Tensor) -> tuple[Tensor, Tensor]:
     """Encrypt counters whose words are ints in [-2**31, 2**31) or int32 tensors; returns the words' bits as int32.
 
-    int32 addition wraps. The right shift copies the sign, so the copies are masked away; the left shift is an addition
-    times a power of two, which saves a pass over memory.
+    int32 addition wraps. The right shift copies the sign, so the copies are masked away. Operation by operation the left
+    shift is an addition times a power of two, which saves a pass over memory; in machine code a multiplication costs
+    more than a shift.
     """
     key0, key1 = key.to(torch.int32).unbind()
     schedule = (key0, key1, key0 ^ key1 ^ _PARITY)
     shifts, masks = _shifts_and_masks(key)
+    runs_now = is_plain(key)
     x1 = key1 + low
     x0 = key0 + high + x1
     for index in range(_NUM_ROUNDS):
         # What is written in place was made here, and no autograd graph holds integers.
         x0 = x0.add_(x1) if index > 0 else x0
         turned = (x1 >> shifts[index % 8]).bitwise_and_(masks[index % 8])
-        x1 = turned.add_(x1, alpha=1 << _ROTATIONS[index % 8]).bitwise_xor_(x0)
+        if runs_now:
+            x1 = turned.add_(x1, alpha=1 << _ROTATIONS[index % 8]).bitwise_xor_(x0)
+        else:
+            x1 = (turned | x1 << _ROTATIONS[index % 8]) ^ x0
         group, position = divmod(index + 1, 4)
         if position == 0:
             x0.add_(schedule[group % 3])
