@@ -54,9 +54,9 @@ def encrypt_ints(key: Sequence[int], high: int, low: int, ones: int = 1) -> tupl
 def encrypt_lanes(key: Tensor, high: int | Tensor, low: int | Tensor) -> tuple[Tensor, Tensor]:
     """Encrypt counters whose words are ints in [-2**31, 2**31) or int32 tensors; returns the words' bits as int32.
 
-    int32 addition wraps. The right shift copies the sign, so the copies are masked away. Operation by operation the left
-    shift is an addition times a power of two, which saves a pass over memory; in machine code a multiplication costs
-    more than a shift.
+    int32 addition wraps. The right shift copies the sign, so the copies are masked away. Operation by operation, the
+    left shift is an addition times a power of two, which saves a pass over memory; in machine code a multiplication
+    costs more than a shift.
     """
     key0, key1 = key.to(torch.int32).unbind()
     schedule = (key0, key1, key0 ^ key1 ^ _PARITY)
