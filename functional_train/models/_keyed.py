@@ -3,12 +3,11 @@
 import functools
 import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import FrameType, FunctionType, SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
@@ -29,6 +28,12 @@ _STAND_FOR: dict[Any, Any] = {
     getattr(torch.nn.functional, name): getattr(torch.nn.functional, f"_{name}")
     for name in ("fractional_max_pool2d", "fractional_max_pool3d")
 }
+
+
+_DRAWING = (
+    *(nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention),
+    *(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
+)
 
 
 class KeyedDraws(TorchFunctionMode):
@@ -92,6 +97,16 @@ def _body_of(function: FunctionType) -> Callable[..., Any] | None:
     return made
 
 
+def may_draw(module: nn.Module) -> bool:
+    """Whether a forward could draw: any could, but those of torch's own modules that are known not to."""
+    return any(isinstance(part, _DRAWING) or not _is_torchs_own(part) for part in module.modules())
+
+
+def _is_torchs_own(part: nn.Module) -> bool:
+    hooked = part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+    return type(part).__module__.startswith("torch.nn.modules.") and not hooked
+
+
 def drawing_from(key: Tensor | None, run: Callable[[], T], owner: str) -> T:
     """Run a forward, with what it draws from a key; that it draws from anything else is an error.
 
@@ -105,11 +120,9 @@ def drawing_from(key: Tensor | None, run: Callable[[], T], owner: str) -> T:
     """
     # Traces refuse draws themselves.
     if not is_unmoded():
-        with nullcontext() if key is None else KeyedDraws(key):
-            return run()
+        return _run(key, run)
     before = mark()
-    with nullcontext() if key is None else KeyedDraws(key):
-        output = run()
+    output = _run(key, run)
     if mark() != before:
         line = _drawing_line(key, run)
         if line is not None:
@@ -122,6 +135,13 @@ def drawing_from(key: Tensor | None, run: Callable[[], T], owner: str) -> T:
             )
             raise PurityError(f"the forward of {owner} draws from the global generator of torch, with {line}\n{fix}")
     return output
+
+
+def _run(key: Tensor | None, run: Callable[[], T]) -> T:
+    if key is None:
+        return run()
+    with KeyedDraws(key):
+        return run()
 
 
 class _FoundError(Exception):
@@ -138,8 +158,8 @@ class _FirstDraw(TorchDispatchMode):
 def _drawing_line(key: Tensor | None, run: Callable[[], object]) -> str | None:
     """The operation and the line that draw, if it was this forward that drew, and not another thread."""
     try:
-        with nullcontext() if key is None else KeyedDraws(key), _FirstDraw():
-            run()
+        with _FirstDraw():
+            _run(key, run)
     except _FoundError as seen:
         return str(seen)
     return None

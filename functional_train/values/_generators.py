@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch._C._functorch import peek_interpreter_stack
 
 # Arguments of operations that draw nothing where one of these is zero or false.
 _RATES = ("dropout_p", "dropout", "train", "training")
@@ -32,9 +33,12 @@ def moved_since(before: Mapping[str, Any]) -> list[str]:
 
 def mark() -> tuple[Any, ...]:
     """What changes with every draw from a global generator of torch, in a few microseconds."""
-    # Transforms of torch.func would wrap the state, as if they had made it.
-    with torch._C._DisableFuncTorch():
+    if peek_interpreter_stack() is None:
         found: tuple[Any, ...] = (torch.default_generator.get_state().numpy().tobytes(),)
+    else:
+        # Transforms of torch.func would wrap the state, as if they had made it.
+        with torch._C._DisableFuncTorch():
+            found = (torch.default_generator.get_state().numpy().tobytes(),)
     if torch.cuda.is_initialized():
         found += tuple([generator.get_offset() for generator in torch.cuda.default_generators])
     return found

@@ -16,6 +16,7 @@ from functional_train.values.errors import PurityError, StructureError
 from tests.global_rng import seeded
 from tests.values.draws import LEVEL, assert_same
 
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 KEY = ft.random.key(0)
 # The same image for many channels.
 X = torch.linspace(-1, 2, 64).view(8, 8).expand(4, 300, 8, 8)
@@ -165,7 +166,6 @@ class Attention(nn.Module):
         return self.attention(x, x, x, attn_mask=mask, need_weights=self.need_weights)[0]
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", modules())
 def test_modules_draw_from_the_key(name: str) -> None:
     """Deterministic; off in evaluation; its mean over keys is what evaluation computes where dropout is linear."""
@@ -352,6 +352,20 @@ def test_another_threads_draws_are_not_the_modules() -> None:
     apply, params, _ = ft.functionalize(Draws(elsewhere))
     with seeded():
         assert_same(apply(params, ROWS), 2 * ROWS)
+
+
+@pytest.mark.parametrize("where", ["hook", "instance"])
+def test_draws_of_torchs_own_modules_are_seen_where_somebody_changed_them(where: str) -> None:
+    """A hook or another forward of a module that by itself draws nothing."""
+    with seeded():
+        module = nn.Sequential(nn.Linear(8, 8))
+    if where == "hook":
+        module[0].register_forward_hook(lambda module, args, output: output + torch.rand_like(output))
+    else:
+        module[0].forward = torch.rand_like
+    apply, params, _ = ft.functionalize(module)
+    with pytest.raises(PurityError, match=r"Sequential draws from the global generator of torch, with rand"):
+        apply(params, ROWS)
 
 
 def test_a_bad_key_is_explained() -> None:
