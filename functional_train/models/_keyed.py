@@ -28,8 +28,7 @@ _STAND_FOR: dict[Any, Any] = {
     getattr(torch.nn.functional, name): getattr(torch.nn.functional, f"_{name}")
     for name in ("fractional_max_pool2d", "fractional_max_pool3d")
 }
-
-
+# Of torch's own modules, those that draw.
 _DRAWING = (
     *(nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention),
     *(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),

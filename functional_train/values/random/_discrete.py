@@ -11,6 +11,7 @@ from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.random import _threefry
 from functional_train.values.random._checks import check_int, check_key, check_shape, describe, fit, fit_rate
 from functional_train.values.random._floats import gumbels, unit_interval
+from functional_train.values.tree._precision import wide_dtype
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -130,7 +131,7 @@ def categorical(key: Tensor, logits: Tensor, *, dim: int = -1, shape: Sequence[i
             f"shape must end with {batch}, that of the logits without dim={dim}, got {size}. Put the number of draws "
             "in front."
         )
-    return (rows + gumbels(key, (*size, rows.shape[-1]), _wide(logits.dtype))).argmax(-1)
+    return (rows + gumbels(key, (*size, rows.shape[-1]), wide_dtype(logits.dtype))).argmax(-1)
 
 
 def choice(
@@ -200,7 +201,7 @@ def _chosen(key: Tensor, n: int, size: tuple[int, ...], replace: bool, p: Tensor
         points = unit_interval(key, num, torch.float64) * total[-1]
         indices = torch.searchsorted(total, points, right=True).clamp(max=n - 1)
     else:
-        indices = (p.log() + gumbels(key, (n,), _wide(p.dtype))).sort(descending=True).indices[:num]
+        indices = (p.log() + gumbels(key, (n,), wide_dtype(p.dtype))).sort(descending=True).indices[:num]
     return indices.view(size)
 
 
@@ -296,12 +297,8 @@ def _shuffled(key: Tensor, n: int) -> Tensor:
 
 def _long_words(key: Tensor, num: int) -> Tensor:
     """Uniform on [0, 2**63), shape (num,)."""
-    first, second = (_threefry.unsigned(lane) for lane in _threefry.lanes(key, num))
+    first, second = _threefry.pairs(key, num)
     return (first << 31) ^ second
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _fit_int(name: str, value: int | Tensor, size: tuple[int, ...]) -> int | Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from functional_train.values.errors import HyperparameterError
 from functional_train.values.random import _threefry
 from functional_train.values.random._checks import DIGITS, check_dtype, check_interval, check_key, check_shape, fit
+from functional_train.values.tree._precision import wide_dtype
 
 
 def uniform(
@@ -98,7 +99,7 @@ def normal(
     """
     check_key(key, "normal")
     size, dtype = check_shape(shape), check_dtype(dtype)
-    working = torch.float64 if dtype == torch.float64 else torch.float32
+    working = wide_dtype(dtype)
     mean, std = fit("mean", mean, size, working), fit("std", std, size, working)
     if not isinstance(std, Tensor) and std < 0.0:
         raise HyperparameterError(f"std must be at least 0, got {std}. With 0 every draw is the mean; 1.0 is usual.")
@@ -205,7 +206,7 @@ def exponential(
     """
     check_key(key, "exponential")
     size, dtype = check_shape(shape), check_dtype(dtype)
-    working = torch.float64 if dtype == torch.float64 else torch.float32
+    working = wide_dtype(dtype)
     rate = fit("rate", rate, size, working)
     if not isinstance(rate, Tensor) and rate <= 0.0:
         raise HyperparameterError(f"rate must be above 0, got {rate}. 1.0 is usual.")
@@ -235,7 +236,7 @@ def gumbel(key: Tensor, shape: Sequence[int] = (), *, dtype: torch.dtype | None 
     """
     check_key(key, "gumbel")
     size, dtype = check_shape(shape), check_dtype(dtype)
-    return gumbels(key, size, torch.float64 if dtype == torch.float64 else torch.float32).to(dtype)
+    return gumbels(key, size, wide_dtype(dtype)).to(dtype)
 
 
 def gumbels(key: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -252,8 +253,7 @@ def waiting(key: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def _between(key: Tensor, num: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Uniform on (0, 1): whether below a half, the value, and its distance from 1, each exact where it is small."""
     if dtype == torch.float64:
-        first, second = (_threefry.unsigned(lane) for lane in _threefry.lanes(key, num))
-        whole = (first << 21) | (second >> 11)
+        whole = _long_words(key, num)
         low, high = ((each.to(dtype) + 0.5) * 2.0**-53 for each in (whole, (1 << 53) - 1 - whole))
         return whole < 1 << 52, low, high
     lane = _threefry.sequence(key, num)
@@ -265,11 +265,16 @@ def unit_interval(key: Tensor, num: int, dtype: torch.dtype) -> Tensor:
     """Uniform on [0, 1), shape (num,): all the digits that the dtype has."""
     digits = DIGITS[dtype]
     if digits > 32:
-        first, second = (_threefry.unsigned(lane) for lane in _threefry.lanes(key, num))
-        return ((first << (digits - 32)) | (second >> (64 - digits))).to(dtype).mul_(2.0**-digits)
+        return _long_words(key, num).to(dtype).mul_(2.0**-digits)
     # The right shift copies the sign.
     lane = (_threefry.sequence(key, num) >> (32 - digits)).bitwise_and_((1 << digits) - 1)
     return lane.to(dtype).mul_(2.0**-digits)
+
+
+def _long_words(key: Tensor, num: int) -> Tensor:
+    """Uniform on [0, 2**53), of which float64 has every one, shape (num,)."""
+    first, second = _threefry.pairs(key, num)
+    return (first << 21) | (second >> 11)
 
 
 def _polar(key: Tensor, num: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

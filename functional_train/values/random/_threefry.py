@@ -109,6 +109,12 @@ def words(key: Tensor, count: int, domain: int = 0) -> Tensor:
     return _join(*lanes(key, count, domain))
 
 
+def pairs(key: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first and the second words of blocks 0 to count - 1, as int64 in [0, 2**32)."""
+    first, second = lanes(key, count)
+    return unsigned(first), unsigned(second)
+
+
 def unsigned(lane: Tensor) -> Tensor:
     """32 bits as int64 in [0, 2**32)."""
     return lane.to(torch.int64).bitwise_and_(_WORD)
