@@ -52,6 +52,9 @@ class Watch:
         self._objects = dict(objects)
         # By id; the tensors are kept, so that no other tensor can take their place.
         self._first_names: dict[int, tuple[Tensor, str, str]] = {}
+
+    def check(self) -> None:
+        """Refuse objects in which there is nothing to watch, or that are given twice."""
         _check_given_once(self._objects)
         for (name, watched), found in zip(self._objects.items(), self._found(), strict=True):
             if not _can_be_watched(watched, found):

@@ -181,7 +181,9 @@ def record_effects(**objects: Any) -> Generator[Effects]:
         >>> effects.writes["forward"]
         frozenset()
     """
-    effects = Effects(Watch(objects))
+    watch = Watch(objects)
+    watch.check()
+    effects = Effects(watch)
     try:
         yield effects
     finally:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.steps.compiling._captured import Watched, captured_by
 from functional_train.steps.compiling._cudagraphs import run_by_cudagraphs
 from functional_train.steps.compiling._donate import is_struct
 from functional_train.steps.compiling._lower import (
@@ -23,6 +22,7 @@ from functional_train.steps.compiling._lower import (
 from functional_train.steps.compiling._repeated import as_tensors, check_carried, many_times, one_step
 from functional_train.steps.compiling._signature import layouts, paths_of
 from functional_train.steps.compiling._trace import trace
+from functional_train.values._captured import Watched, captured_by
 from functional_train.values.tree._structure import flatten, unflatten
 
 _BACKENDS: dict[str, Callable[[Any], Run]] = {

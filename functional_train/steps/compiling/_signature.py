@@ -1,12 +1,13 @@
-"""What a trace is valid for: layouts of the arguments, and the settings that it bakes in."""
+"""What a trace is valid for: layouts of the arguments, and what became of them since."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from functional_train.values._calls import arguments_by_name
+from functional_train.values._settings import SETTINGS
 from functional_train.values.errors import CompileError, StructureError
 from functional_train.values.tree._structure import items
 
@@ -82,59 +83,11 @@ def _constant(leaf: Any) -> Any:
 
 def paths_of(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """The path of each leaf of a call's arguments, which begins with the parameter's name."""
-    try:
-        parameters = list(inspect.signature(fn).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    named = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    named += [f"argument {place}" for place in range(len(named), len(args))]
-    heads = [*zip(named, args, strict=False), *sorted(kwargs.items())]
+    heads = arguments_by_name(fn, args, kwargs)
     return [f"{head}/{path}" if path else head for head, tree in heads for path, _ in items(tree)]
 
 
-def settings() -> tuple[Any, ...]:
-    """The process's settings that a graph bakes in."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.get_default_dtype(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_enabled("cuda"),
-        torch.get_autocast_dtype("cpu"),
-        torch.get_autocast_dtype("cuda"),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.get_num_threads(),
-        torch._C._get_flash_sdp_enabled(),
-        torch._C._get_mem_efficient_sdp_enabled(),
-        torch._C._get_math_sdp_enabled(),
-        torch._C._get_cudnn_sdp_enabled(),
-        torch.get_default_device() if torch._C._len_torch_function_stack() else None,
-        torch._C._len_torch_function_stack(),
-    )
-
-
-_SETTINGS = (
-    "grad mode",
-    "inference mode",
-    "the default dtype",
-    "autocast on CPU",
-    "autocast on CUDA",
-    "autocast's dtype on CPU",
-    "autocast's dtype on CUDA",
-    "deterministic algorithms",
-    "float32 matmul precision",
-    "the number of threads",
-    "flash attention",
-    "memory-efficient attention",
-    "math attention",
-    "cuDNN attention",
-    "the default device",
-    "the number of active torch function modes",
-)
-
-
-def differences(old: Sequence[Any], new: Sequence[Any], names: Sequence[str] = _SETTINGS) -> Iterator[str]:
+def differences(old: Sequence[Any], new: Sequence[Any], names: Sequence[str] = SETTINGS) -> Iterator[str]:
     """Say which entries differ, old and new."""
     for name, before, after in zip(names, old, new, strict=False):
         if before != after:

@@ -31,6 +31,7 @@ from functional_train.steps.compiling._division import DECOMPOSITIONS
 from functional_train.steps.compiling._source import drawing_line, draws_from_numpy, raising_line
 from functional_train.values._generators import draws, generators, moved_since
 from functional_train.values._lines import running_line
+from functional_train.values._operands import operands
 from functional_train.values.errors import CompileError
 
 _DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
@@ -226,17 +227,13 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def check_written(self, func: Any, args: Any, kwargs: Any) -> None:
-        for place, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is None or not argument.alias_info.is_write:
-                continue
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            for tensor in value if isinstance(value, list | tuple) else [value]:
-                what = self.owner_of(tensor) if isinstance(tensor, Tensor) else None
-                if what is not None:
-                    raise CompileError(
-                        f"{func.__name__} writes to {what}, in {running_line()}\nCompute a new value instead "
-                        "(x = x + 1, not x += 1), or work on x.clone()."
-                    )
+        for tensor, is_written in operands(func, args, kwargs):
+            what = self.owner_of(tensor) if is_written else None
+            if what is not None:
+                raise CompileError(
+                    f"{func.__name__} writes to {what}, in {running_line()}\nCompute a new value instead "
+                    "(x = x + 1, not x += 1), or work on x.clone()."
+                )
 
     def owner_of(self, tensor: Tensor) -> str | None:
         """What else sees the memory of a tensor; None where the trace made it."""

@@ -21,13 +21,13 @@ from functional_train.steps.compiling._signature import (
     lengths_aside,
     paths_of,
     resolved,
-    settings,
     shortened,
 )
 from functional_train.steps.compiling.report import CacheInfo, CompileReport, note_when_long
 from functional_train.steps.loop import Repeated
 from functional_train.steps.state import TrainState, check_untouched, moved_state, watched_leaves
 from functional_train.values._lines import is_users
+from functional_train.values._settings import settings
 from functional_train.values._watching import is_unwatched
 from functional_train.values.errors import HyperparameterError, OwnershipError, StructureError
 from functional_train.values.tree._structure import flatten, unflatten

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from functional_train.steps.loop import Repeated
-
 _LIBRARIES = frozenset({__name__.partition(".")[0], "torch", "optree", "functools"})
 # A container of more is data; to compare it at each call is not cheap.
 _MOST_ITEMS = 64
@@ -87,7 +85,7 @@ class _Search:
             for place, argument in [*enumerate(value.args), *value.keywords.items()]:
                 self.look_into(argument, f"argument {place!r} of {name}")
             self.look_into(value.func, name)
-        elif isinstance(value, Repeated):
+        elif _is_ours(type(value)) and callable(getattr(value, "step", None)):  # repeated
             self.look_into(value.step, name)
         elif _is_ours(type(value)) and hasattr(value, "__wrapped__"):  # compiled
             self.look_into(value.__wrapped__, name)
