@@ -12,7 +12,10 @@ from functional_train.losses.precision import mixed_precision
 from functional_train.models.functional import Functional, functionalize, merge
 from functional_train.models.lora import lora_init, lora_merge
 from functional_train.models.statistics import update_bn
+from functional_train.purity.check import check_pure
 from functional_train.purity.effects import Effects, record_effects
+from functional_train.purity.findings import Finding
+from functional_train.purity.guard import guard
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
 from functional_train.steps.compiling.compile import Compiled, compile
@@ -167,7 +170,7 @@ __all__ = [
     "CAMEState", "CacheInfo", "CompileError", "CompileReport", "Compiled", "ConditionFn", "ConditionState",
     "DAdaptAdamState", "DAdaptSGDState", "DiagonalFn",
     "Effects", "EmaState", "EmptyState",
-    "FiniteState", "Functional", "FunctionalTrainError",
+    "Finding", "FiniteState", "Functional", "FunctionalTrainError",
     "GaLoreState", "GradFn", "GradientTransformation", "GraftState", "GrokfastEMAState", "GrokfastMAState",
     "History", "Hyperparameter", "HyperparameterError",
     "ImmutableError", "InjectedState",
@@ -186,12 +189,12 @@ __all__ = [
     "accumulate_updates", "adabelief", "adadelta", "adafactor", "adagrad", "adahessian", "adam", "adamax", "adamw",
     "adan", "adaptive_grad_clip", "add_cautious_decay", "add_decayed_weights", "add_momentum", "add_noise", "ademamix",
     "adopt", "apply_if_finite", "apply_updates", "asam", "asgd", "average_params", "averaged_params",
-    "came", "cautious", "centralize", "chain", "clip_by_block_rms", "clip_by_global_norm", "clip_by_leaf_norm",
-    "clip_by_value", "compile", "conditionally_mask", "conditionally_transform",
+    "came", "cautious", "centralize", "chain", "check_pure", "clip_by_block_rms", "clip_by_global_norm",
+    "clip_by_leaf_norm", "clip_by_value", "compile", "conditionally_mask", "conditionally_transform",
     "dadapt_adam", "dadapt_sgd",
     "early_stopping", "ema", "ema_params",
     "fit", "fold", "freeze", "from_torch", "functionalize",
-    "galore", "gauss_newton_bartlett", "grad", "grad_and_value", "graft", "grokfast_ema", "grokfast_ma",
+    "galore", "gauss_newton_bartlett", "grad", "grad_and_value", "graft", "grokfast_ema", "grokfast_ma", "guard",
     "hutchinson",
     "identity", "incremental_update", "init_scaled_state", "init_state", "inject_hyperparams", "iterate",
     "kahan", "keep_params_nonnegative",

@@ -4,12 +4,24 @@ import html
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
-from functional_train.purity._watch import VALUES, Place
+from functional_train.purity._watch import BUFFERS, PARAMETERS, VALUES, Place
 
-KINDS = ("appeared", "changed", "rebound", "disappeared")
-Changes = Mapping[str, Mapping[str, frozenset[str]]]  # phase -> name -> kinds
+READ = "read"
+KINDS = (READ, "appeared", "changed", "rebound", "disappeared")
+Records = Mapping[str, Mapping[str, frozenset[str]]]  # phase -> name -> kinds
+_WIDEST = 30  # characters of a column's title
+
+
+class Group(NamedTuple):
+    """Places alike: one, or those of one role in one part of an object."""
+
+    label: str
+    role: str
+    module: str  # that holds them as its parameters or buffers; "" where none does
+    names: tuple[str, ...]
 
 
 class Row(NamedTuple):
@@ -27,7 +39,8 @@ class EffectsTable(NamedTuple):
     rows: tuple[Row, ...]
 
     def __str__(self) -> str:
-        lines = [["", *self.phases]]
+        titles = [["", *line] for line in zip_longest(*map(wrapped, self.phases), fillvalue="")]
+        lines = titles or [[""]]
         lines += [[row.label, *[_text(cell, row.size) or "." for cell in row.cells]] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
@@ -53,19 +66,54 @@ def _text(cell: Mapping[str, int], size: int) -> str:
     )
 
 
-def make_table(places: Sequence[Place], changes: Changes, max_rows: int) -> EffectsTable:
-    """Lay out a record; the finest grouping that keeps to `max_rows`, or the coarsest there is."""
-    written = {name for changed in changes.values() for name in changed}
+def wrapped(phase: str) -> list[str]:
+    """The title of a column, in lines that break at spaces and within long names."""
+    lines = [""]
+    for piece in re.findall(r".+?(?:[ (.](?!\))|$)", phase, re.DOTALL):
+        if lines[-1] and len(f"{lines[-1]}{piece}".rstrip()) > _WIDEST:
+            lines.append("")
+        lines[-1] += piece
+    return [line.strip() for line in lines]
+
+
+def make_groups(places: Sequence[Place], records: Records, max_rows: int) -> list[Group]:
+    """The finest grouping that keeps to `max_rows`, or the coarsest there is."""
+    touched = frozenset(name for record in records.values() for name in record)
     depths = range(max((place.path.count(".") + place.path.count("/") + 1 for place in places), default=0), -1, -1)
-    rows: tuple[Row, ...] = ()
+    groups: list[Group] = []
     for depth in depths:
-        rows = _rows(places, changes, written, depth)
-        if len(rows) <= max_rows:
+        groups = _groups(places, touched, depth)
+        if len(groups) <= max_rows:
             break
-    return EffectsTable(tuple(changes), rows)
+    return groups
 
 
-def _group(place: Place, depth: int) -> str:
+def make_table(places: Sequence[Place], records: Records, max_rows: int) -> EffectsTable:
+    """Lay out a record."""
+    return EffectsTable(
+        tuple(records),
+        tuple(
+            Row(
+                group.names[0] if len(group.names) == 1 else f"{group.label}: {len(group.names)} {group.role}",
+                len(group.names),
+                tuple(Counter(kind for name in group.names for kind in one.get(name, ())) for one in records.values()),
+            )
+            for group in make_groups(places, records, max_rows)
+        ),
+    )
+
+
+def _groups(places: Sequence[Place], touched: frozenset[str], depth: int) -> list[Group]:
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for place in places:
+        # Numbers that nobody wrote to, such as an optimizer's flags, would fill the table with nothing.
+        is_idle = place.role == VALUES and place.name not in touched
+        module = place.opening.rstrip(".") if place.role in {PARAMETERS, BUFFERS} else ""
+        groups.setdefault((_label(place, 0 if is_idle else depth), place.role, module), []).append(place.name)
+    return [Group(*key, tuple(names)) for key, names in groups.items()]
+
+
+def _label(place: Place, depth: int) -> str:
     """The name with all but the first `depth` parts of its path as a star."""
     parts = re.split(r"(?<=[./])", place.path)
     if len(parts) <= depth:
@@ -73,19 +121,3 @@ def _group(place: Place, depth: int) -> str:
     # The moments that an optimizer keeps of one parameter share its fate.
     closing = "]" if place.closing.startswith("]") else place.closing
     return f"{place.opening}{''.join(parts[:depth])}*{closing}"
-
-
-def _rows(places: Sequence[Place], changes: Changes, written: set[str], depth: int) -> tuple[Row, ...]:
-    groups: dict[tuple[str, str], list[str]] = {}
-    for place in places:
-        # Numbers that nobody wrote to, such as an optimizer's flags, would fill the table with nothing.
-        is_idle = place.role == VALUES and place.name not in written
-        groups.setdefault((_group(place, 0 if is_idle else depth), place.role), []).append(place.name)
-    return tuple(
-        Row(
-            names[0] if len(names) == 1 else f"{label}: {len(names)} {role}",
-            len(names),
-            tuple(Counter(kind for name in names for kind in changed.get(name, ())) for changed in changes.values()),
-        )
-        for (label, role), names in groups.items()
-    )

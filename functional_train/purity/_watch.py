@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from functional_train.values.errors import StructureError
 from functional_train.values.tree._structure import as_known_mappings, items
 
-GRADIENTS, VALUES, ENTRIES = "gradients", "values", "entries"
+PARAMETERS, BUFFERS, GRADIENTS, VALUES, ENTRIES = "parameters", "buffers", "gradients", "values", "entries"
 # Compared with ==; any other object that is no tensor is compared by identity.
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -25,6 +25,7 @@ class Place(NamedTuple):
     closing: str  # "", ".grad", "].exp_avg"
     role: str  # what several of its kind are called
     value: Any  # a tensor or a plain value; None when there is nothing
+    held: Tensor | None = None  # the tensor behind a value that is given out as another one
 
     @property
     def name(self) -> str:
@@ -65,6 +66,16 @@ class Watch:
         """All places, in the order of the objects."""
         return list(chain.from_iterable(self._found()))
 
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules among the objects and in trees of them, by name; those inside others not."""
+        for name, watched in self._objects.items():
+            if isinstance(watched, nn.Module):
+                yield name, watched
+            elif _is_tree(watched):
+                for path, leaf in items(as_known_mappings(watched)):
+                    if isinstance(leaf, nn.Module):
+                        yield f"{name}/{path}", leaf
+
     def _found(self) -> list[list[Place]]:
         seen: set[int] = set()
         found: dict[str, list[Place]] = {}
@@ -84,7 +95,9 @@ class Watch:
             yield from self._in_optimizer(name, watched, seen)
         elif _has_state_dict(watched):
             for key, entry in watched.state_dict().items():
-                yield from _in_entry(f"{name}.", str(key), "", ENTRIES, entry, seen)
+                held = _held(watched, str(key))
+                for place in _in_entry(f"{name}.", str(key), "", ENTRIES, entry, seen):
+                    yield place if held is place.value else place._replace(held=held)
         elif isinstance(watched, Tensor):
             yield from _in_tensor("", name, "", "tensors", watched, seen)
         else:
@@ -144,10 +157,17 @@ def _has_state_dict(watched: Any) -> bool:
     return not isinstance(watched, type) and callable(getattr(watched, "state_dict", None))
 
 
+def _held(watched: Any, key: str) -> Tensor | None:
+    """The tensor that an object keeps for an entry of its state dict: a gradient scaler gives out a number."""
+    fields: Mapping[str, Any] = getattr(watched, "__dict__", {})
+    found = [fields.get(name) for name in (key, f"_{key}")]
+    return next((field for field in found if isinstance(field, Tensor)), None)
+
+
 def _in_module(name: str, module: nn.Module, seen: set[int]) -> Iterator[Place]:
     for prefix, owner in module.named_modules():
         opening, start = f"{name}.", f"{prefix}." if prefix else ""
-        for role, tensors in (("parameters", owner._parameters), ("buffers", owner._buffers)):
+        for role, tensors in ((PARAMETERS, owner._parameters), (BUFFERS, owner._buffers)):
             for key, tensor in tensors.items():
                 if tensor is not None:
                     yield from _in_tensor(opening, f"{start}{key}", "", role, tensor, seen)
@@ -183,7 +203,7 @@ def remember(places: Iterable[Place]) -> dict[str, Memory]:
         return {
             place.name: Memory(
                 place,
-                [part.clone() for part in _parts(place.value)] if isinstance(place.value, Tensor) else place.value,
+                [part.clone() for part in parts(place.value)] if isinstance(place.value, Tensor) else place.value,
             )
             for place in places
         }
@@ -206,7 +226,7 @@ def _kinds(memory: Memory | None, place: Place | None) -> frozenset[str]:
         same = old is new or (isinstance(old, _PLAIN) and isinstance(new, _PLAIN) and old == new)
         return frozenset() if same else frozenset({"changed"})
     found: set[str] = set()
-    if not _same_content(memory.content, _parts(new)):
+    if not same_content(memory.content, parts(new)):
         found.add("changed")
     # A state dict may make its tensors anew each time it is asked.
     if old is not new and place.role != ENTRIES:
@@ -214,13 +234,13 @@ def _kinds(memory: Memory | None, place: Place | None) -> frozenset[str]:
     return frozenset(found)
 
 
-def _parts(tensor: Tensor) -> list[Tensor]:
+def parts(tensor: Tensor) -> list[Tensor]:
     """The plain tensors that hold the content of one of any kind; none when there is no content."""
     if is_lazy(tensor) or tensor.is_meta:
         return []
     take_apart = getattr(tensor, "__tensor_flatten__", None)
     if take_apart is not None:
-        return list(chain.from_iterable(_parts(getattr(tensor, name)) for name in take_apart()[0]))
+        return list(chain.from_iterable(parts(getattr(tensor, name)) for name in take_apart()[0]))
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices().detach(), tensor._values().detach()]
     if tensor.layout in {torch.sparse_csr, torch.sparse_bsr}:
@@ -230,7 +250,7 @@ def _parts(tensor: Tensor) -> list[Tensor]:
     return [tensor.detach().resolve_conj().resolve_neg()]
 
 
-def _same_content(old: list[Tensor], new: list[Tensor]) -> bool:
+def same_content(old: list[Tensor], new: list[Tensor]) -> bool:
     return len(old) == len(new) and all(map(_same_bits, old, new))
 
 

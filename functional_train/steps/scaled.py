@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from functional_train.gradients.reverse import grad_and_value
-from functional_train.steps.state import TrainState, check_untouched, init_state
+from functional_train.steps._checked import checked
+from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import checked_gradients, parts_of_value
 from functional_train.updates.apply import make_update
 from functional_train.updates.checks import check_interior, check_positive
@@ -111,6 +112,7 @@ def make_scaled_step(
         StructureError: an argument is no loss function or no transformation; when called: the state was not made by
             `init_scaled_state`, or as `make_step`.
         OwnershipError: as `make_step`.
+        PurityError: as `make_step`.
 
     Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2; the rule is that of torch.amp.GradScaler.
 
@@ -147,7 +149,6 @@ def make_scaled_step(
         return torch.where(finite, grown, scale * backoff_factor), new_count
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Any]]:
-        check_untouched(state)
         opt_state = _checked_state(state.opt_state)
         owned: dict[str, Any] = {}
         extra: dict[str, Any] = {}
@@ -177,12 +178,11 @@ def make_scaled_step(
         )
         before = (state.params, opt_state.inner, state.buffers)
         params, inner, buffers = tree.where(finite, (*reached, buffers), before)
-        check_untouched(state, "by this step, in its loss or its update")
         metrics = {**metrics, "loss_scale": scale, "skipped": (~finite).float()}
         new_state = ScaledState(*moved_on(opt_state, finite), inner)
         return TrainState(state.step + 1, params, new_state, buffers, next_key), metrics
 
-    return step
+    return checked(step)
 
 
 def _scaled(loss_fn: LossFn, scale: Tensor, has_aux: bool) -> Callable[..., tuple[Tensor, Aux]]:

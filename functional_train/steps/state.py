@@ -52,7 +52,7 @@ class TrainState:
         # A tracer of Python cannot read versions, and nothing outlives its trace.
         if not torch.compiler.is_compiling():
             found = flatten(self)[0]
-            object.__setattr__(self, "_watched", (found, _versions(found)))
+            object.__setattr__(self, "_watched", (found, versions_of(found)))
 
     def replace(self, **changes: Any) -> "TrainState":
         """Make a state with some fields changed.
@@ -70,7 +70,8 @@ class TrainState:
         return TrainState(**{**fields, **changes})
 
 
-def _versions(found: list[Any]) -> list[int | None]:
+def versions_of(found: list[Any]) -> list[int | None]:
+    """How often each leaf was written to, as torch counts it; None for what it does not count."""
     try:
         return [leaf._version for leaf in found]
     except (AttributeError, RuntimeError):
@@ -90,7 +91,7 @@ def moved_state(state: T) -> T:
     vars(new).update(vars(state))
     leaves = watched_leaves(state)
     if leaves is not None:
-        vars(new)["_watched"] = (leaves, _versions(leaves))
+        vars(new)["_watched"] = (leaves, versions_of(leaves))
     return new
 
 
@@ -108,7 +109,7 @@ def check_untouched(state: Any, when: str = "after its TrainState was made") -> 
                 f"a dict or a list inside the state was written to {when}: it holds other leaves now. Make changes "
                 "with state.replace(...); params that are ft.Params cannot be written to."
             )
-    if _versions(leaves) == versions:
+    if versions_of(leaves) == versions:
         return
     for position, (leaf, version) in enumerate(zip(leaves, versions, strict=True)):
         if version is not None and leaf._version != version:

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from functional_train.steps.state import TrainState, check_untouched
+from functional_train.steps._checked import checked
+from functional_train.steps.state import TrainState
 from functional_train.updates.apply import make_update
 from functional_train.updates.transformation import GradientTransformation, check_transformation
 from functional_train.values import random
@@ -35,6 +36,7 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
         StructureError: an argument is no gradient function or no transformation; when called: what the gradient
             function returns does not fit the state.
         OwnershipError: when called: a leaf of the state was written to since the state was made.
+        PurityError: when called: the batch was written to, or torch's global generator drawn from.
 
     Example:
         >>> import functional_train as ft, torch
@@ -53,7 +55,6 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
     update_fn = make_update(optimizer)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Any]]:
-        check_untouched(state)
         owned: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         next_key = state.key
@@ -77,10 +78,9 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
         params, opt_state = update_fn(
             grads, state.opt_state, state.params, value=loss, grad_and_value_fn=grad_and_value_fn, **extra
         )
-        check_untouched(state, "by this step, in its loss or its update")
         return TrainState(state.step + 1, params, opt_state, buffers, next_key), metrics
 
-    return step
+    return checked(step)
 
 
 def checked_gradients(returned: Any) -> tuple[Tree, Any]:

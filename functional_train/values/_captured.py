@@ -46,26 +46,41 @@ def _short(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
-def captured_by(fn: Callable[..., Any], arguments: Iterable[FunctionType] = ()) -> tuple[list[Watched], dict[int, str]]:
-    """What can be found from a function's closures, defaults, globals, partial arguments and modules.
+class Captured(NamedTuple):
+    """What a function holds besides its arguments.
+
+    Attributes:
+        watched: Numbers, modes and objects that may be other ones at the next call.
+        names: Those of the tensors, by `id`.
+        tensors: The tensors.
+        modules: The modules, with those inside of them.
+    """
+
+    watched: list[Watched]
+    names: dict[int, str]
+    tensors: list[Tensor]
+    modules: list[nn.Module]
+
+
+def captured_by(fn: Callable[..., Any], arguments: Iterable[FunctionType] = ()) -> Captured:
+    """Search a function's closures, defaults, globals, partial arguments and modules.
 
     Args:
         fn: The function.
         arguments: Functions that it is given.
-
-    Returns:
-        What is compared at each call, and the names of the tensors found by `id`.
     """
     search = _Search()
     for function in (fn, *arguments):
         search.look_into(function, getattr(function, "__name__", type(function).__name__))
-    return search.watched, search.names
+    return Captured(search.watched, search.names, search.tensors, search.modules)
 
 
 class _Search:
     def __init__(self) -> None:
         self.watched: list[Watched] = []
         self.names: dict[int, str] = {}
+        self.tensors: list[Tensor] = []
+        self.modules: list[nn.Module] = []
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # so that an id stays that of one object
 
@@ -76,6 +91,7 @@ class _Search:
         self.kept.append(value)
         if isinstance(value, Tensor):
             self.names[id(value)] = name
+            self.tensors.append(value)
         elif isinstance(value, FunctionType):
             for part, read in _parts_of(value):
                 self.consider(read, f"{part!r} of {value.__qualname__}", _is_ours(value))
@@ -102,7 +118,7 @@ class _Search:
             for place in value if isinstance(value, dict) else range(len(value)):
                 if len(value) <= _MOST_ITEMS:
                     self.consider(functools.partial(_item, value, place), f"{place!r} of {name}", ours)
-        elif _is_array(value):
+        elif is_array(value):
             if value.size <= _MOST_ITEMS and not value.dtype.hasobject:
                 self.consider(value.tobytes, name, ours=False)
         elif _is_of_the_users(value):
@@ -124,6 +140,7 @@ class _Search:
 
     def look_into_module(self, module: nn.Module, name: str) -> None:
         for path, part in module.named_modules():
+            self.modules.append(part)
             where = f"{repr(path) + ' in ' if path else ''}{name}"
             for field, constant in vars(part).items():
                 if isinstance(constant, _BAKED_IN) and not field.startswith("_"):
@@ -136,6 +153,7 @@ class _Search:
                     if isinstance(value, Tensor):
                         inside = f"{path}.{field}" if path else field
                         self.names.setdefault(id(value), f"{inside!r} of the module in {name}")
+                        self.tensors.append(value)
 
     def consider(self, read: Callable[[], Any], name: str, ours: bool) -> None:
         value = read()
@@ -175,7 +193,8 @@ def _is_of_the_users(value: Any) -> bool:
     return named or _is_home_of_users(type(value).__module__)
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of NumPy, which may not be there."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 

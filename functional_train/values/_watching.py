@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
 def is_unwatched() -> bool:
@@ -14,6 +15,13 @@ def is_unwatched() -> bool:
 def is_unmoded() -> bool:
     """Whether no trace and no dispatch mode is active; transforms of torch.func may be."""
     return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
+
+
+def only_onlookers() -> bool:
+    """Whether each active dispatch mode only looks on, so that any operation may run that runs without it."""
+    if not torch._C._len_torch_dispatch_stack():
+        return True
+    return all(getattr(mode, "only_looks_on", False) for mode in _get_current_dispatch_mode_stack())
 
 
 def is_readable(tensor: Tensor) -> bool:

@@ -105,11 +105,21 @@ class OwnershipError(FunctionalTrainError, RuntimeError):
 class PurityError(FunctionalTrainError, RuntimeError):
     """A function with a hidden input, a hidden output, or hidden randomness.
 
+    Attributes:
+        findings: From `check_pure`, a tuple with a `Finding` for each impurity; otherwise empty.
+
     Example:
         >>> import functional_train as ft
         >>> issubclass(ft.PurityError, RuntimeError)
         True
     """
+
+    def __init__(self, message: str, findings: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.findings)
 
 
 class CompileError(FunctionalTrainError, RuntimeError):

@@ -43,6 +43,7 @@ def some_effects(*, write: bool = True) -> ft.Effects:
     return effects
 
 
+STEP = {("step", "model.weight")}
 WAY = [torch.zeros(2), torch.tensor([torch.nan, 0.0])]
 
 
@@ -65,6 +66,11 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "trajectories": lambda: ft.plot.trajectories(bowl, {"a": torch.tensor([[1.0, 1.0], [0.0, 0.5]]), "still": WAY}),
     "no writes": lambda: ft.plot.effects(some_effects(write=False)),
 }
+
+
+def pairs(names_by_phase: Any) -> set[tuple[str, str]]:
+    """Phases and names of a record."""
+    return {(phase, name) for phase, names in names_by_phase.items() for name in names}
 
 
 def texts(figure: Any) -> list[str]:
@@ -148,21 +154,60 @@ def test_schedules_by_name() -> None:
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 8
 
 
-def test_effects_mark_each_write() -> None:
-    """Rows are what was watched, columns phases, and there is a mark where the record has a write."""
+def marks_of(figure: Any, *, left: bool) -> set[tuple[str, str]]:
+    """Phase and row of each mark on the left side of its column, or on the right."""
+    (axes,) = figure.axes
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    columns = [label.get_text() for label in axes.get_xticklabels()]
+    found: set[tuple[str, str]] = set()
+    for line in axes.lines:
+        x, y = line.get_xdata()[0], line.get_ydata()[0]
+        if (x < round(x)) == left:
+            found.add((columns[round(x)], rows[y]))
+    return found
+
+
+def test_effects_mark_each_read_and_each_write() -> None:
+    """Rows are what was watched, columns phases, with marks on the left for reads and on the right for writes."""
     effects = some_effects()
     figure = ft.plot.effects(effects)
     (axes,) = figure.axes
     rows = [label.get_text() for label in axes.get_yticklabels()]
     columns = [label.get_text() for label in axes.get_xticklabels()]
     assert (tuple(rows), tuple(columns)) == (effects.watched, effects.phases)
-    marks = {(columns[round(line.get_xdata()[0])], rows[line.get_ydata()[0]]) for line in axes.lines}
-    assert marks == {(phase, name) for phase, names in effects.writes.items() for name in names}
-    assert texts(figure) == ["appeared", "changed"]
+    assert marks_of(figure, left=True) == {("backward", "model.weight"), ("backward", "model.bias"), *STEP}
+    assert marks_of(figure, left=True) == pairs(effects.reads)
+    assert (
+        marks_of(figure, left=False) == {("backward", f"{name}.grad") for name in ("model.weight", "model.bias")} | STEP
+    )
+    assert marks_of(figure, left=False) == pairs(effects.writes)
+    looks = {(line.get_marker(), line.get_color()) for line in axes.lines}
+    assert len(looks) == len(dict(looks)) == len(texts(figure)) == 3
+    assert texts(figure) == ["read", "appeared", "changed"]
+
+
+def test_long_titles_are_broken_into_lines() -> None:
+    """The title of a column is no wider than thirty characters, unless a name is, and no text lies on another."""
+    weight, titles = (
+        torch.ones(2),
+        ["total = torch.nn.functional.mse_loss(weight, weight)", "a" * 40, "short", "b " * 30],
+    )
+    with ft.record_effects(weight=weight) as effects:
+        for title in titles:
+            with effects.phase(title):
+                weight.sum()
+    figure = ft.plot.effects(effects)
+    labels = figure.axes[0].get_xticklabels()
+    assert labels[0].get_text() == "total = torch.nn.functional.\nmse_loss(weight, weight)"
+    assert [label.get_text().replace("\n", " ").split() for label in labels[1:]] == [t.split() for t in titles[1:]]
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in (*labels, *figure.axes[0].get_yticklabels())]
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    assert str(effects).splitlines()[0].split() == ["total", "=", "torch.nn.functional.", "a" * 40, "short", *"b" * 15]
 
 
 def test_effects_of_a_part_are_hollow() -> None:
-    """A group of which only some were written to has a hollow mark, and the legend says so."""
+    """A group of which only some were read or written to has a hollow mark, and the legend says so."""
     figure = ft.plot.effects(some_effects(), max_rows=1)
     faces = {line.get_markerfacecolor() == "none" for line in figure.axes[0].lines}
     assert faces == {False, True}
@@ -170,10 +215,17 @@ def test_effects_of_a_part_are_hollow() -> None:
 
 
 def test_pure_effects_say_so() -> None:
-    """A picture without marks says that there were no writes."""
+    """A picture without writes says so, with reads and without them."""
     figure = ft.plot.effects(some_effects(write=False))
     assert not figure.axes[0].lines
-    assert figure.get_supxlabel() == "no writes"
+    assert texts(figure) == ["no writes"]
+    weight = torch.ones(2)
+    with ft.record_effects(weight=weight) as effects, effects.phase("sum"):
+        weight.sum()
+    figure = ft.plot.effects(effects)
+    assert marks_of(figure, left=True) == {("sum", "weight")}
+    assert marks_of(figure, left=False) == set()
+    assert texts(figure) == ["read", "no writes"]
 
 
 ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

@@ -49,3 +49,51 @@ def test_a_loss_that_writes_to_its_buffers_is_found_in_that_step() -> None:
     state = ft.init_state(ft.Params({"w": torch.zeros(2)}), OPTIMIZER, buffers=buffers)
     with pytest.raises(ft.OwnershipError, match="'buffers/count' was written to by this step"):
         ft.make_step(ft.grad_and_value(loss_fn, has_aux=True), OPTIMIZER)(state, torch.ones(2))
+
+
+def _scaled(loss_fn: Any, *, has_aux: bool = False) -> tuple[Any, Any]:
+    step = ft.make_scaled_step(loss_fn, OPTIMIZER, has_aux=has_aux)
+    return step, ft.init_scaled_state(ft.Params({"w": torch.zeros(2)}), OPTIMIZER, init_scale=1.0)
+
+
+def _plain(loss_fn: Any, *, has_aux: bool = False) -> tuple[Any, Any]:
+    step = ft.make_step(ft.grad_and_value(loss_fn, has_aux=has_aux), OPTIMIZER)
+    return step, ft.init_state(ft.Params({"w": torch.zeros(2)}), OPTIMIZER)
+
+
+@pytest.mark.parametrize("make", [_plain, _scaled])
+def test_a_loss_that_writes_to_its_batch_is_found_in_that_step(make: Any) -> None:
+    """Normalizing a batch in place, the usual mistake, is an error that names the leaf."""
+
+    def loss_fn(params: Any, batch: Any) -> Tensor:
+        return _loss_fn(params, batch["x"].sub_(1.0))
+
+    step, state = make(loss_fn)
+    with pytest.raises(ft.PurityError, match=r"'x' of the batch was written to by this step.*check_pure\(step"):
+        step(state, {"x": torch.ones(2)})
+
+
+@pytest.mark.parametrize("make", [_plain, _scaled])
+def test_a_loss_that_draws_from_the_global_generator_is_found_in_that_step(make: Any) -> None:
+    """A forgotten key is an error, and the generator is where it was."""
+
+    def loss_fn(params: Any, batch: Tensor) -> Tensor:
+        return _loss_fn(params, batch + torch.rand(2))
+
+    step, state = make(loss_fn)
+    before = torch.get_rng_state()
+    with pytest.raises(ft.PurityError, match=r"drew from the global generator of torch.*a key that the state owns"):
+        step(state, torch.ones(2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loss_may_write_to_what_it_made() -> None:
+    """Writes to memory of the loss's own are nobody's business, under vmap too."""
+
+    def loss_fn(params: Any, batch: Tensor) -> Tensor:
+        return _loss_fn(params, batch.clone().sub_(1.0))
+
+    step, state = _plain(loss_fn)
+    batches = torch.arange(6.0).reshape(3, 2)
+    alone = [step(state, batch)[1]["loss"] for batch in batches]
+    assert torch.equal(torch.vmap(step, in_dims=(None, 0))(state, batches)[1]["loss"], torch.stack(alone))

@@ -134,7 +134,7 @@ def make_entry(
     leaves, structure = flatten((args, dict(kwargs)))
     given = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     paths = paths_of(fn, args, kwargs)
-    watched, names = captured_by(fn, [leaf for leaf in leaves if isinstance(leaf, FunctionType)])
+    watched, names = captured_by(fn, [leaf for leaf in leaves if isinstance(leaf, FunctionType)])[:2]
     made: list[Any] = []
     # What is traced must not keep the tensors: tracers leave cycles behind, which live until they are collected.
     frame = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]

@@ -25,6 +25,7 @@ from torch.fx.experimental.symbolic_shapes import (
     ShapeEnv,
     StatelessSymbolicContext,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional_train.steps.compiling._division import DECOMPOSITIONS
@@ -45,6 +46,9 @@ _BOUND_TO_STRIDES = {
     torch.ops.aten.view.dtype,
     torch.ops.aten.view_as_complex.default,
 }
+
+
+_SET_DATA = vars(Tensor.__base__)["data"].__set__
 
 
 class Traced(NamedTuple):
@@ -98,7 +102,7 @@ def trace(
     watch = _Watch(fakes, paths, names)
 
     def watched(*leaves: Tensor) -> Sequence[Tensor]:
-        with watch:
+        with watch, _NoAssignedData():
             return fn(*leaves)
 
     def record() -> GraphModule:
@@ -199,6 +203,18 @@ def _laid_out_as(new: Tensor, old: Tensor) -> Tensor:
         return new
     order = sorted(range(old.ndim), key=lambda dim: (-old.stride(dim), -old.size(dim)))
     return new.permute(order).contiguous().permute([order.index(dim) for dim in range(old.ndim)])
+
+
+class _NoAssignedData(TorchFunctionMode):
+    """Refuses `x.data = value`, which is no operation, so that a graph would go on with the numbers of before."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == _SET_DATA:
+            raise CompileError(
+                f"`.data` of a tensor is assigned to, which a graph cannot see, in {running_line()}\nMake a new "
+                "tensor, or write into this one: x.copy_(value)."
+            )
+        return func(*args, **(kwargs or {}))
 
 
 class _Watch(TorchDispatchMode):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from functional_train.values._watching import only_onlookers
 from functional_train.values.tree._alike import are_alike
 from functional_train.values.tree._flat import Flat, is_plain
 
@@ -164,7 +165,7 @@ def _rate(lr: Any) -> Any:
 
 def _is_dense(dtypes: frozenset[torch.dtype], *columns: Flat) -> bool:
     # The kernel trusts the sizes of the first column, and would write past the end of a smaller leaf.
-    if not are_alike(*columns) or torch._C._len_torch_dispatch_stack():
+    if not are_alike(*columns) or not only_onlookers():
         return False
     first = columns[0].leaves
     if first[0].dtype not in dtypes or first[0].device.type not in _KERNEL_DEVICES:

@@ -214,3 +214,22 @@ def test_fit_says_that_a_moved_state_is_lost() -> None:
     with pytest.raises(ft.OwnershipError, match=r"there is no new state. Go on from an earlier copy"):
         ft.tree.leaves(error.state)
     assert error.history["loss"].shape == (2,)
+
+
+def test_assigned_data_is_refused() -> None:
+    """`x.data = value` is no operation, so no graph can hold it: an error with its line, and not the old numbers."""
+
+    def assigns(x: Tensor) -> Tensor:
+        y = x.clone()
+        y.data = y + 1.0
+        return y
+
+    with pytest.raises(ft.CompileError, match=r"is assigned to.*y\.data = y \+ 1\.0\nMake a new"):
+        eager(assigns)(X)
+
+    def writes(x: Tensor) -> Tensor:
+        y = x.clone()
+        y.data.add_(1.0)
+        return y
+
+    assert_bitwise(eager(writes)(X), X + 1.0)

@@ -1,0 +1,277 @@
+"""What a function could change besides its arguments: as it was, what became of it, and back to what it was."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+from torch.nn.parameter import is_lazy
+
+from functional_train.purity._watch import GRADIENTS, Memory, Place, differences, remember
+from functional_train.purity.findings import Finding
+from functional_train.values._captured import Captured
+from functional_train.values._generators import generators, moved_since
+from functional_train.values._settings import SETTINGS, settings
+
+_HOOKS_OF_MODULES = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+_HOOKS_OF_ALL_MODULES = (
+    *("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks"),
+)
+_HOOKS_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+GRADIENT_OF = "the gradient of "
+# Libraries below set these for themselves when they are first used.
+_OTHERS_VARIABLES = ("TORCH", "PYTORCH", "TRITON", "KMP", "OMP", "CUDA")
+
+
+class Facts(NamedTuple):
+    """What a tensor is, besides its numbers."""
+
+    requires_grad: bool
+    shape: tuple[int, ...] | None
+    strides: tuple[int, ...]
+    num_hooks: int
+
+
+def facts(tensor: Tensor) -> Facts:
+    """Look at a tensor."""
+    num_hooks = sum(len(getattr(tensor, name, None) or ()) for name in _HOOKS_OF_TENSORS)
+    if is_lazy(tensor):
+        return Facts(tensor.requires_grad, None, (), num_hooks)
+    is_strided = tensor.layout is torch.strided
+    return Facts(tensor.requires_grad, tuple(tensor.shape), tensor.stride() if is_strided else (), num_hooks)
+
+
+def differing_facts(name: str, old: Facts, new: Facts, kind: str = "input written") -> Iterator[Finding]:
+    """Say what became of a tensor, without its numbers."""
+    if new.num_hooks != old.num_hooks:
+        yield Finding("hook", name, f"{new.num_hooks - old.num_hooks:+d} hook on {name!r}")
+    # A lazy one has no shape.
+    for field in ("requires_grad", "shape", "strides") if old.shape is not None else ():
+        before, after = getattr(old, field), getattr(new, field)
+        if before != after:
+            yield Finding(kind, name, f"{field} of {name!r} was {before} and is {after}")
+
+
+def places_of(names: Iterable[tuple[str, Tensor]]) -> list[Place]:
+    """The numbers and the gradients of tensors."""
+    found: list[Place] = []
+    for name, tensor in names:
+        found.append(Place("", name, "", "tensors", tensor))
+        if tensor.is_leaf:
+            found.append(Place(GRADIENT_OF, name, "", GRADIENTS, tensor.grad))
+    return found
+
+
+class Outside:
+    """What a function holds, and what the process does: remembered when this is made.
+
+    Args:
+        captured: What the function holds.
+        named: Its arguments' tensors by name, which it may hold too.
+    """
+
+    def __init__(self, captured: Captured, named: list[tuple[str, Tensor]]) -> None:
+        self.captured = captured
+        # A caller's tensor can change behind its copy only where the function or NumPy holds it too.
+        own = [
+            (f"{name!r} as the caller holds it", tensor)
+            for name, tensor in named
+            if id(tensor) in captured.names or _is_lent(tensor)
+        ]
+        given = {id(tensor) for _, tensor in own}
+        held = {id(tensor): tensor for tensor in captured.tensors if id(tensor) not in given}
+        self.tensors = list(_with_names_once([*[(captured.names[key], held[key]) for key in held], *own]))
+        self.before = remember(places_of(self.tensors))
+        self.watched = captured.watched
+        self.facts = {name: facts(tensor) for name, tensor in self.tensors}
+        self.hooks = _hooks(captured.modules)
+        self.settings = settings()
+        self.generators = generators()
+        self.environment = _environment()
+        self.depth = torch._C._len_torch_dispatch_stack()
+
+    def findings(self) -> list[Finding]:
+        """What is not as it was."""
+        found: list[Finding] = []
+        for name, kinds in differences(self.before, places_of(self.tensors)).items():
+            if name.startswith(GRADIENT_OF):
+                found.append(Finding("gradient written", name, f"{name} {' and '.join(sorted(kinds))}"))
+            else:
+                found.append(Finding("captured state written", name, f"{name}, which is no argument, changed"))
+        for name, tensor in self.tensors:
+            found += differing_facts(name, self.facts[name], facts(tensor), "captured state written")
+        found += [
+            Finding(
+                "captured state written", one.name, f"{one.name}, which is no argument, is another value than before"
+            )
+            for one in self.watched
+            if one.changed()
+        ]
+        for held in self.hooks:
+            if len(held.hooks) != len(held.before) and held.is_of_one_class():
+                found.append(Finding("hook", held.name, f"{len(held.hooks) - len(held.before):+d} hook on {held.name}"))
+        found += [
+            Finding("setting", name, f"{name} was {old!r} and is {new!r}")
+            for name, old, new in zip(SETTINGS, self.settings, settings(), strict=True)
+            if old != new
+        ]
+        if torch._C._len_torch_dispatch_stack() != self.depth:
+            found.append(Finding("setting", "dispatch modes", "a dispatch mode was left active"))
+        found += [
+            Finding("setting", name, f"{name} was changed")
+            for name, old, new in zip(_ENVIRONMENT, self.environment, _environment(), strict=True)
+            if old != new
+        ]
+        found += [
+            Finding("randomness", name, f"the global generator of {name} moved")
+            for name in moved_since(self.generators)
+        ]
+        return found
+
+    def restore(self) -> None:
+        """Put back numbers, gradients, hooks, settings and generators; what else was changed stays as it is."""
+        _restore_settings(self.settings, self.depth)
+        with torch.no_grad():
+            for name, tensor in self.tensors:
+                memory = self.before[name]
+                if differences({name: memory}, [memory.place._replace(value=tensor)]):
+                    _write_back(tensor, memory.content)
+                if tensor.is_leaf and tensor.requires_grad != self.facts[name].requires_grad:
+                    tensor.requires_grad_(self.facts[name].requires_grad)
+                gradient = self.before.get(f"{GRADIENT_OF}{name}")
+                if gradient is not None:
+                    _restore_gradient(tensor, gradient)
+        for held in self.hooks:
+            if held.is_of_one_class():
+                held.hooks.clear()
+                held.hooks.update(held.before)
+        _restore_generators(self.generators)
+        variables, folder = self.environment
+        now = _environment()
+        if now[0] != variables:
+            for name in now[0].keys() - variables.keys():
+                del os.environ[name]
+            os.environ.update(variables)
+        if now[1] != folder:
+            os.chdir(folder)
+        self.watched = [one._replace(value=one.read()) for one in self.watched]
+
+
+_ENVIRONMENT = ("os.environ", "the working directory")
+
+
+def _environment() -> tuple[dict[str, str], Path]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS_VARIABLES)}, Path.cwd()
+
+
+def _is_lent(tensor: Tensor) -> bool:
+    """Whether a tensor's memory belongs to NumPy, or whoever else made it."""
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (NotImplementedError, RuntimeError):  # sparse
+        return False
+
+
+def _with_names_once(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    seen: Counter[str] = Counter()
+    for name, tensor in named:
+        seen[name] += 1
+        yield (name if seen[name] == 1 else f"{name} ({seen[name]})"), tensor
+
+
+class _Hooks(NamedTuple):
+    name: str
+    hooks: Any  # a dict that torch keeps
+    before: dict[Any, Any]
+    owner: Any
+    kind: type
+
+    def is_of_one_class(self) -> bool:
+        """Whether the owner is what it was: a lazy module becomes another, and loses the hook that did it."""
+        return type(self.owner) is self.kind
+
+
+def _hooks(modules: Iterable[nn.Module]) -> list[_Hooks]:
+    owners: list[tuple[str, Any, tuple[str, ...]]] = [("all modules", global_hooks, _HOOKS_OF_ALL_MODULES)]
+    owners += [
+        (f"module {place}, a {type(module).__name__}", module, _HOOKS_OF_MODULES)
+        for place, module in enumerate(modules)
+    ]
+    return [
+        _Hooks(f"{name} ({field})", getattr(owner, field), dict(getattr(owner, field)), owner, type(owner))
+        for name, owner, fields in owners
+        for field in fields
+    ]
+
+
+# In the order of SETTINGS; inference mode ends with the object that began it.
+_SETTERS: tuple[Callable[[Any], Any], ...] = (
+    torch.set_grad_enabled,
+    lambda value: None,
+    torch.set_default_dtype,
+    lambda value: torch.set_autocast_enabled("cpu", value),
+    lambda value: torch.set_autocast_enabled("cuda", value),
+    lambda value: torch.set_autocast_dtype("cpu", value),
+    lambda value: torch.set_autocast_dtype("cuda", value),
+    torch.use_deterministic_algorithms,
+    torch.set_float32_matmul_precision,
+    torch.set_num_threads,
+    torch.backends.cuda.enable_flash_sdp,
+    torch.backends.cuda.enable_mem_efficient_sdp,
+    torch.backends.cuda.enable_math_sdp,
+    torch.backends.cuda.enable_cudnn_sdp,
+    torch.set_default_device,
+)
+
+
+def _restore_settings(before: tuple[Any, ...], depth: int) -> None:
+    while torch._C._len_torch_dispatch_stack() > depth:
+        torch._C._pop_torch_dispatch_stack(None)
+    for setter, old, new in zip(_SETTERS, before, settings(), strict=False):
+        if old != new:
+            setter(old)
+    while torch._C._len_torch_function_stack() > before[-1]:
+        torch._C._pop_torch_function_stack()
+
+
+def _write_back(tensor: Tensor, content: list[Tensor]) -> None:
+    if len(content) == 1 and tensor.layout is torch.strided:
+        if tensor.shape == content[0].shape and tensor.dtype == content[0].dtype:
+            tensor.data.copy_(content[0])
+        else:
+            tensor.data = content[0].clone()
+
+
+def _restore_gradient(tensor: Tensor, memory: Memory) -> None:
+    gradient = memory.place.value
+    if gradient is None:
+        tensor.grad = None
+    elif tensor.grad is not gradient or differences({memory.place.name: memory}, [memory.place]):
+        _write_back(gradient, memory.content)
+        tensor.grad = gradient
+
+
+def _restore_generators(before: Mapping[str, Any]) -> None:
+    moved = moved_since(before)
+    for name in moved:
+        if name == "torch":
+            torch.set_rng_state(torch.frombuffer(bytearray(before[name]), dtype=torch.uint8))
+        elif name == "random":
+            sys.modules["random"].setstate(before[name])
+        elif name == "numpy.random":
+            library: Any = sys.modules["numpy"]
+            words, *rest = before[name]
+            sys.modules["numpy.random"].set_state(("MT19937", library.frombuffer(words, dtype="uint32"), *rest))
+        else:
+            state = torch.frombuffer(bytearray(before[name]), dtype=torch.uint8)
+            torch.cuda.set_rng_state(state, int(name.partition(":")[2]))

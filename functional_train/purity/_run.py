@@ -1,0 +1,160 @@
+"""One watched call of a function."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_train.purity._calls import watched_calls
+from functional_train.purity._files import watched_files
+from functional_train.purity._operations import Memory, Operations, spans
+from functional_train.purity._outside import differing_facts, facts
+from functional_train.purity._watch import Watch, differences, parts, remember, same_content
+from functional_train.purity.findings import Finding
+from functional_train.values._calls import arguments_by_name
+from functional_train.values._captured import is_array
+from functional_train.values.tree._structure import as_known_mappings, items, leaves, same_structure, tensors
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def call_it(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a function. Its frame marks where the function's own lines begin."""
+    return fn(*args, **kwargs)
+
+
+class Arguments:
+    """The arguments of one call, remembered when this is made."""
+
+    def __init__(self, named: list[tuple[str, Any]]) -> None:
+        self.named = named
+        self.watch = Watch(dict(named))
+        self.before = remember(self.watch.places())
+        self.tensors = named_tensors(named)
+        self.facts = [facts(tensor) for _, tensor in self.tensors]
+        self.arrays = [(name, leaf, leaf.tobytes()) for name, leaf in _named_arrays(named)]
+
+    def findings(self) -> Iterator[Finding]:
+        """What is not as it was."""
+        for name, kinds in differences(self.before, self.watch.places()).items():
+            if name.endswith(".grad"):
+                yield Finding("gradient written", name, f"{name} {' and '.join(sorted(kinds))}")
+            else:
+                yield Finding("input written", name, f"{name!r} {' and '.join(sorted(kinds))}")
+        for (name, tensor), old in zip(self.tensors, self.facts, strict=True):
+            yield from differing_facts(name, old, facts(tensor))
+        for name, array, old in self.arrays:
+            if array.tobytes() != old:
+                yield Finding("input written", name, f"{name!r}, an array, changed")
+
+
+class Run:
+    """One call of a function.
+
+    Args:
+        fn: The function.
+        given: Its positional and its named arguments.
+        names: Of tensors that it holds, by `id`.
+        filling: The byte that memory is filled with which it does not fill; None leaves it as it is.
+    """
+
+    def __init__(self, fn: Callable[..., Any], given: Any, names: Mapping[int, str], filling: int | None) -> None:
+        self.fn = fn
+        self.given = given
+        named = arguments_by_name(fn, *given)
+        self.arguments = Arguments(named)
+        self.spans = [span for name, tensor in self.arguments.tensors for span in spans(name, tensor)]
+        generators = {
+            id(leaf): f"{name}/{path}" if path else name
+            for name, tree in named
+            for path, leaf in items(tree)
+            if isinstance(leaf, torch.Generator)
+        }
+        self.findings: list[Finding] = []
+        self.clocks: list[str] = []
+        self.operations = Operations(
+            self.spans, generators, self.findings.append, names, call_it.__code__, filling=filling
+        )
+        self.output: Any = None
+
+    def call(self) -> None:
+        """Call the function, and note what it does meanwhile."""
+        report, within = self.findings.append, call_it.__code__
+        with ExitStack() as stack:
+            stack.enter_context(watched_files(report, within))
+            self.clocks = stack.enter_context(watched_calls(report, within))
+            stack.enter_context(self.operations)
+            try:
+                self.output = self.call_unwatched()
+            finally:
+                for generator, state in self.operations.drawn_from.values():
+                    generator.set_state(state)
+
+    def call_unwatched(self) -> Any:
+        """Only call the function."""
+        return call_it(self.fn, *self.given)
+
+    def aliases(self) -> Iterator[Finding]:
+        """Outputs that share memory with an argument, without being a whole leaf of it."""
+        own = {id(tensor) for _, tensor in self.arguments.tensors}
+        for path, leaf in items(as_known_mappings(self.output)):
+            if not isinstance(leaf, Tensor) or id(leaf) in own:
+                continue
+            for span in spans("", leaf):
+                owner = self.operations.owner_of(span.memory)
+                if owner is not None:
+                    what = f"the output{f' {path!r}' if path else ''} shares memory with {owner!r}"
+                    yield Finding("alias", owner, what, self.operations.viewed.get(span.memory, ""))
+
+    def captured_inputs(self, second: "Run") -> Iterator[Finding]:
+        """Tensors that are no arguments, and that both calls read or returned."""
+        by_line: dict[str, list[str]] = {}
+        for memory, (tensor, line) in self.operations.read.items():
+            if memory in second.operations.read:
+                by_line.setdefault(line, []).append(self.operations.name_of(tensor))
+        for line, names in by_line.items():
+            more = f" and {len(names) - 2} more" if len(names) > 3 else ""
+            listed = ", ".join(names[: 2 if more else 3])
+            which = "which is no argument" if len(names) == 1 else "which are no arguments"
+            yield Finding("captured input", ", ".join(names), f"the function reads {listed}{more}, {which}", line)
+        read, again = set(self.operations.read), _memories(second.output)
+        if _memories(self.output) & again - read - {span.memory for span in self.spans}:
+            yield Finding("captured input", "", "the function returns the same memory at each call")
+
+
+def _memories(output: Any) -> set[Memory]:
+    return {span.memory for tensor in tensors(as_known_mappings(output)) for span in spans("", tensor)}
+
+
+def named_tensors(named: Iterable[tuple[str, Any]]) -> list[tuple[str, Tensor]]:
+    """The tensors that arguments hold, with their paths."""
+    found = [(place.name, place.value) for place in Watch(dict(named)).places() if isinstance(place.value, Tensor)]
+    return [(name, tensor) for name, tensor in found if not name.endswith(".grad")]
+
+
+def _named_arrays(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    for name, tree in named:
+        for path, leaf in items(as_known_mappings(tree)):
+            if is_array(leaf):
+                yield f"{name}/{path}" if path else name, leaf
+
+
+def same_result(one: Any, other: Any) -> bool:
+    """Whether two results are equal bit for bit, as far as values can be compared."""
+    one, other = as_known_mappings(one), as_known_mappings(other)
+    if not same_structure(one, other):
+        return False
+    return all(same_leaf(first, second) for first, second in zip(leaves(one), leaves(other), strict=True))
+
+
+def same_leaf(one: Any, other: Any) -> bool:
+    """Whether two leaves are equal bit for bit; what has no value to compare is."""
+    if type(one) is not type(other):
+        return False
+    if is_array(one):
+        return one.tobytes() == other.tobytes()
+    if isinstance(one, Tensor):
+        return same_content(parts(one), parts(other))
+    return not isinstance(one, _PLAIN) or one == other or (one != one and other != other)
