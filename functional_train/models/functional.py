@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from functional_train.models._checks import RESERVED, check_keywords, check_module, leaves_of, read_leaves
 from functional_train.models._dismantle import copy_module, make_skeleton, named_tensors
 from functional_train.models._keyed import drawing_from, may_draw
+from functional_train.models._mapped import mappable, writes_norms
 from functional_train.models._skeleton import Skeleton, instantiate
 from functional_train.values.errors import PurityError, StructureError
 from functional_train.values.params import Params
@@ -84,7 +85,7 @@ def functionalize(module: nn.Module, *, method: str = "forward", forward_kwargs:
     check_module(module, "functionalize")
     parameters, buffers = (dict(named_tensors(module, kind)) for kind in ("_parameters", "_buffers"))
     check_keywords(module, method, forward_kwargs, has_buffers=bool(buffers))
-    call = _make_call(make_skeleton(module), method, may_draw(module))
+    call = _make_call(make_skeleton(module), method, draws=may_draw(module), norms=writes_norms(module))
 
     def apply(
         params: Mapping[str, Any],
@@ -148,7 +149,7 @@ def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
-def _make_call(skeleton: Skeleton, method: str, draws: bool) -> Callable[..., Any]:
+def _make_call(skeleton: Skeleton, method: str, *, draws: bool, norms: bool) -> Callable[..., Any]:
     owner, leaves, renormalized = skeleton.owner, skeleton.parameters, skeleton.renormalized
 
     def call(
@@ -170,8 +171,9 @@ def _make_call(skeleton: Skeleton, method: str, draws: bool) -> Callable[..., An
             tensors.append(buffer.clone())
         tensors.append(None)
         flags = None if train is True else _training_flags(skeleton, train)
-        if draws:
+        if draws or norms:
             run = partial(_run, skeleton, method, tensors, flags, args, kwargs)
+            run = mappable(run) if norms else run
             output, new_buffers, sites = drawing_from(key, run, owner)
         else:
             output, new_buffers, sites = _run(skeleton, method, tensors, flags, args, kwargs)
