@@ -6,6 +6,7 @@ A system takes a module and returns a function that trains on one batch and retu
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,29 @@ def compiled_step(module: nn.Module) -> Advance:
 def copied_step(module: nn.Module) -> Advance:
     """functional_train, compiled, its state copied."""
     return _pure(module, ft.compile)
+
+
+def unchecked_step(module: nn.Module) -> Advance:
+    """functional_train, not compiled, without the checks that every plain step makes."""
+    return _pure(module, lambda step: vars(step)["__wrapped__"])
+
+
+def guarded_step(module: nn.Module) -> Advance:
+    """functional_train, not compiled, each step inside `guard`."""
+
+    def wrap(step: ft.StepFn) -> ft.StepFn:
+        def guarded(state: Any, batch: Batch) -> Any:
+            with ft.guard():
+                return step(state, batch)
+
+        return guarded
+
+    return _pure(module, wrap)
+
+
+def step_through_check(module: nn.Module) -> Advance:
+    """functional_train, not compiled, each step by `check_pure`."""
+    return _pure(module, lambda step: partial(ft.check_pure, step))
 
 
 def _pure(module: nn.Module, wrap: Callable[[ft.StepFn], ft.StepFn]) -> Advance:

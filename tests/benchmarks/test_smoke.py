@@ -1,5 +1,6 @@
 """The machinery of the benchmarks runs, refuses different work, and judges bars. No timing is asserted."""
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -10,13 +11,18 @@ import pytest
 import torch
 from torch import nn
 
+import functional_train as ft
 from tests.benchmarks.command import installed
 from tests.benchmarks.compare import Effort, compare
+from tests.benchmarks.draw_systems import DRAWS, check_law
+from tests.benchmarks.draw_systems import SYSTEMS as DRAWING
+from tests.benchmarks.draws import benchmark as draws_of
 from tests.benchmarks.figures import Figures, Timings, figures
 from tests.benchmarks.plain_step import SYSTEMS
 from tests.benchmarks.processes import ROOT, BenchmarkError, System
 from tests.benchmarks.report import Bar, judge, table
 from tests.benchmarks.systems import HYPERPARAMETERS, Advance, imperative
+from tests.global_rng import seeded
 
 LITTLE = Effort(rounds=1, seconds=0.001)
 
@@ -57,6 +63,51 @@ def test_plain_step_runs_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_draws_run_from_the_command_line(tmp_path: Path) -> None:
+    """One row for each system and size, in a file for each draw."""
+    command = ["-m", "tests.benchmarks.draws", "--quick", "--draws", "uniform", "noise", "--systems", "torch", "plain"]
+    done = subprocess.run(
+        [sys.executable, *command, "--json", str(tmp_path / "figures.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for draw in ("uniform", "noise"):
+        assert f"One draw: {draw}" in done.stdout
+        saved = json.loads((tmp_path / f"figures_{draw}.json").read_text())
+        assert [figure["system"] for figure in saved["figures"]] == ["torch", "plain"] * 2
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_follow_their_law(name: str) -> None:
+    """Both torch's numbers and ours have the law's mean and deviation; shifted or stretched ones are refused."""
+    draw, num = DRAWS[name], 4096
+    x = torch.randn(num, generator=torch.Generator().manual_seed(1))
+    given = x if draw.takes_numbers else x.shape
+    with seeded():
+        theirs = draw.torchs(given)
+    _, std = draw.law(num)
+    for drawn in (draw.ours(ft.random.key(1), given), theirs):
+        check_law(name, drawn)
+        numbers = drawn.double()
+        for wrong in (numbers + 0.2 * std, 1.2 * numbers - 0.2 * numbers.mean()):
+            with pytest.raises(BenchmarkError, match=f"{name}: mean and deviation of {num} draws"):
+                check_law(name, wrong)
+
+
+def test_draws_are_found_by_name() -> None:
+    """Every system of every draw is where its worker looks for it."""
+    for name in DRAWS:
+        benchmark = draws_of(name)
+        assert set(benchmark.systems) == set(DRAWING)
+        for system in benchmark.systems.values():
+            module, _, function = system.function.partition(":")
+            assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.slow
 def test_different_work_is_refused() -> None:
     """A system that leaves weight decay out is never timed."""
     systems = {"fused": SYSTEMS["imperative fused"], "other": System("tests.benchmarks.test_smoke:without_decay")}
@@ -73,7 +124,9 @@ def test_a_worker_that_dies_is_named() -> None:
 
 def test_runner_stays_light() -> None:
     """What the runner imports leaves torch out: a child's peak memory starts at its parent's."""
-    code = "import sys, tests.benchmarks.plain_step; sys.exit('torch' in sys.modules)"
+    names = ("plain_step", "compiled_step", "growth", "process_start", "update", "draws", "purity")
+    benchmarks = ", ".join(f"tests.benchmarks.{name}" for name in names)
+    code = f"import sys, {benchmarks}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

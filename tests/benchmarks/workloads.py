@@ -145,6 +145,12 @@ WORKLOADS = {
     "100M numbers": Workload(
         partial(Leaves, 50, (1000, 2000)), partial(_gradients, count=50, shape=(1000, 2000)), num_batches=1
     ),
+    **{
+        f"{rows * 64:,} numbers": Workload(
+            partial(Leaves, 1, (rows, 64)), partial(_gradients, count=1, shape=(rows, 64))
+        )
+        for rows in (64, 4096)
+    },
     # So many batches that none is learned by heart: of a loss near zero only rounding could be compared.
     **{
         f"{16 * width * width // 1_000_000}M numbers": Workload(
