@@ -18,7 +18,8 @@ from functional_train.purity.findings import Finding
 from functional_train.purity.guard import guard
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
-from functional_train.steps.compiling.compile import Compiled, compile
+from functional_train.steps.compiling._compiled import Compiled
+from functional_train.steps.compiling.compile import compile
 from functional_train.steps.compiling.report import CacheInfo, CompileReport
 from functional_train.steps.loop import fold, iterate, repeat, scan
 from functional_train.steps.scaled import ScaledState, init_scaled_state, make_scaled_step
