@@ -1,5 +1,6 @@
 """Calls of functions that torch's operations do not show: Python's generators, clocks, `torch.save`, `backward()`."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Generator
@@ -17,6 +18,8 @@ from functional_train.values._lines import line_of
 _NO_CLOCKS = frozenset({"sleep", "strftime", "struct_time"})
 _OTHER_CLOCKS = frozenset({"now", "utcnow", "today", "urandom", "getpid", "generate_time_safe"})
 _HOMES = frozenset({None, os.name, "_uuid"})
+_WRITES = frozenset({"write", "writelines", "truncate"})
+_FILES = (io.TextIOWrapper, io.FileIO, io.BufferedWriter, io.BufferedRandom)
 _SAVE, _BACKWARD = torch.save.__code__, _engine_run_backward.__code__
 
 
@@ -25,7 +28,7 @@ def watched_calls(
     report: Callable[[Finding], None],
     within: CodeType | None = None,
     accumulates: Callable[[Any], str | None] = lambda outputs: None,
-) -> Generator[list[str]]:
+) -> Generator[list[tuple[str, str]]]:
     """Report what is called in the current thread.
 
     Args:
@@ -34,9 +37,9 @@ def watched_calls(
         accumulates: From what `backward()` begins at to the name of something whose gradient it would write.
 
     Yields:
-        The lines that ask for the time, for random bytes of the system, or for the process; they are added as found.
+        What asks for the time, for random bytes of the system, or for the process, with its line; added as found.
     """
-    clocks: list[str] = []
+    clocks: list[tuple[str, str]] = []
     library: Any = sys.modules.get("random")
 
     def watch(frame: FrameType, event: str, called: Any) -> None:
@@ -47,7 +50,10 @@ def watched_calls(
                 what = "the global generator of random is drawn from"
                 report(Finding("randomness", "random", what, line_of(frame, within)))
             elif (module == "time" and name not in _NO_CLOCKS) or (name in _OTHER_CLOCKS and module in _HOMES):
-                clocks.append(line_of(frame, within))
+                clocks.append((f"{module or type(owner).__name__}.{name}", line_of(frame, within)))
+            elif name in _WRITES and isinstance(owner, _FILES) and owner not in (sys.stdout, sys.stderr):
+                path = str(getattr(owner, "name", "a file"))
+                report(Finding("file or process", path, f"{path!r} is written to", line_of(frame, within)))
         elif event == "call" and frame.f_code is _SAVE:
             path = str(frame.f_locals["f"])
             report(Finding("file or process", path, f"torch.save writes {path!r}", line_of(frame, within)))

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from functional_train.purity._watch import GRADIENTS, Memory, Place, differences, remember
 from functional_train.purity.findings import Finding
 from functional_train.values._captured import Captured
-from functional_train.values._generators import generators, moved_since
+from functional_train.values._generators import generators, moved_since, set_state, state_of
 from functional_train.values._settings import SETTINGS, settings
 
 _HOOKS_OF_MODULES = (
@@ -93,6 +93,9 @@ class Outside:
         self.tensors = list(_with_names_once([*[(captured.names[key], held[key]) for key in held], *own]))
         self.before = remember(places_of(self.tensors))
         self.watched = captured.watched
+        self.contents = [(held, _contents(held)) for _, held in captured.containers]
+        self.states = [(name, held, state_of(held)) for name, held in captured.generators]
+        self.kinds = [type(module) for module in captured.modules]
         self.facts = {name: facts(tensor) for name, tensor in self.tensors}
         self.hooks = _hooks(captured.modules)
         self.settings = settings()
@@ -111,9 +114,7 @@ class Outside:
         for name, tensor in self.tensors:
             found += differing_facts(name, self.facts[name], facts(tensor), "captured state written")
         found += [
-            Finding(
-                "captured state written", one.name, f"{one.name}, which is no argument, is another value than before"
-            )
+            Finding("captured state written", one.name, f"{one.name}, which is no argument, changed")
             for one in self.watched
             if one.changed()
         ]
@@ -133,13 +134,18 @@ class Outside:
             if old != new
         ]
         found += [
+            Finding("randomness", name, f"{name}, a generator that the function holds, moved")
+            for name, held, state in self.states
+            if repr(state_of(held)) != repr(state)
+        ]
+        found += [
             Finding("randomness", name, f"the global generator of {name} moved")
             for name in moved_since(self.generators)
         ]
         return found
 
     def restore(self) -> None:
-        """Put back numbers, gradients, hooks, settings and generators; what else was changed stays as it is."""
+        """Put back numbers, gradients, hooks, settings, generators, and the contents of containers and attributes."""
         _restore_settings(self.settings, self.depth)
         with torch.no_grad():
             for name, tensor in self.tensors:
@@ -164,7 +170,27 @@ class Outside:
             os.environ.update(variables)
         if now[1] != folder:
             os.chdir(folder)
-        self.watched = [one._replace(value=one.read()) for one in self.watched]
+        for _, held, state in self.states:
+            set_state(held, state)
+        for held, contents in self.contents:
+            now = _contents(held)
+            if len(now) != len(contents) or any(one is not other for one, other in zip(now, contents, strict=True)):
+                held.clear()
+                if isinstance(held, dict):
+                    half = len(contents) // 2
+                    held.update(zip(contents[:half], contents[half:], strict=True))
+                else:
+                    (held.update if isinstance(held, set) else held.extend)(contents)
+        # A lazy module has become another, with other attributes.
+        if [type(module) for module in self.captured.modules] == self.kinds:
+            for one in self.watched:
+                if one.changed():
+                    one.put_back()
+
+
+def _contents(held: Any) -> list[Any]:
+    """What is in a container; of a dict, all keys and then all values."""
+    return [*held, *held.values()] if isinstance(held, dict) else list(held)
 
 
 _ENVIRONMENT = ("os.environ", "the working directory")

@@ -10,7 +10,7 @@ from torch import Tensor
 from functional_train.purity._calls import watched_calls
 from functional_train.purity._files import watched_files
 from functional_train.purity._operations import Memory, Operations, spans
-from functional_train.purity._outside import differing_facts, facts
+from functional_train.purity._outside import GRADIENT_OF, differing_facts, facts
 from functional_train.purity._watch import Watch, differences, parts, remember, same_content
 from functional_train.purity.findings import Finding
 from functional_train.values._calls import arguments_by_name
@@ -73,7 +73,7 @@ class Run:
             if isinstance(leaf, torch.Generator)
         }
         self.findings: list[Finding] = []
-        self.clocks: list[str] = []
+        self.clocks: list[tuple[str, str]] = []
         self.operations = Operations(
             self.spans, generators, self.findings.append, names, call_it.__code__, filling=filling
         )
@@ -115,13 +115,26 @@ class Run:
             if memory in second.operations.read:
                 by_line.setdefault(line, []).append(self.operations.name_of(tensor))
         for line, names in by_line.items():
-            more = f" and {len(names) - 2} more" if len(names) > 3 else ""
-            listed = ", ".join(names[: 2 if more else 3])
             which = "which is no argument" if len(names) == 1 else "which are no arguments"
-            yield Finding("captured input", ", ".join(names), f"the function reads {listed}{more}, {which}", line)
+            yield Finding("captured input", ", ".join(names), f"the function reads {listed(names)}, {which}", line)
         read, again = set(self.operations.read), _memories(second.output)
         if _memories(self.output) & again - read - {span.memory for span in self.spans}:
             yield Finding("captured input", "", "the function returns the same memory at each call")
+
+
+def listed(names: list[str]) -> str:
+    """Some of many names; what they all belong to is said once."""
+    gradients = all(name.startswith(GRADIENT_OF) for name in names)
+    parts = [name.removeprefix(GRADIENT_OF).partition(" of ") for name in names]
+    owners = {owner for _, _, owner in parts}
+    short = [part for part, _, _ in parts] if len(owners) == 1 else [name.removeprefix(GRADIENT_OF) for name in names]
+    if len(short) > 3:
+        text = f"{', '.join(short[:2])} and {len(short) - 2} more"
+    else:
+        text = " and ".join([", ".join(short[:-1]), short[-1]]) if len(short) > 1 else short[0]
+    (owner,) = owners if len(owners) == 1 else ("",)
+    text += f" of {owner}" if owner else ""
+    return f"the gradient{'s' if len(names) > 1 else ''} of {text}" if gradients else text
 
 
 def _memories(output: Any) -> set[Memory]:

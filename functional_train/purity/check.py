@@ -9,7 +9,7 @@ from torch import Tensor
 from functional_train.purity._copies import check_repeatable, copied
 from functional_train.purity._locate import first_lines
 from functional_train.purity._outside import Outside
-from functional_train.purity._run import Run, call_it, named_tensors, same_leaf, same_result
+from functional_train.purity._run import Run, call_it, listed, named_tensors, same_leaf, same_result
 from functional_train.purity.findings import Finding
 from functional_train.values._calls import arguments_by_name
 from functional_train.values._captured import captured_by
@@ -20,6 +20,7 @@ from functional_train.values.tree._structure import leaves
 R = TypeVar("R")
 # Two bytes with which unfilled memory is filled: zeros, and one that is no number in any floating dtype.
 _FILLINGS = (0, 0xFF)
+_WRITTEN = ("input written", "captured state written", "gradient written")
 _DIFFERS = "a second call with equal arguments returned another result"
 
 
@@ -34,9 +35,13 @@ def check_pure(fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
 
     The function is called three times, twice of them watched and on copies, and more often where something is found.
     Only when it is known to be pure is it given the arguments themselves. What it holds, and the settings and
-    generators of the process, are put back as they were, but for Python objects that it changed. All this takes several
-    times as long as the function, and memory for three copies of the arguments. What is not found: a clock that does
-    not reach the result, an effect of threads that it starts, and what C++ or CUDA code does to the process.
+    generators of the process, are put back as they were, attributes, lists and dicts included. All this takes several
+    times as long as the function, and memory for three copies of the arguments.
+
+    What is not found: what happens in a branch that these examples do not take (repair what is found, and check again);
+    a clock that does not reach the result; what is printed, or written to a file by C++; effects of threads that the
+    function starts, and objects of other libraries that change inside. A key that is used twice is no impurity;
+    `ft.random.debug_key_reuse` finds it.
 
     Args:
         fn: The function. A function that `compile` returned is checked as what it was compiled from.
@@ -91,7 +96,7 @@ class _Check:
         named = arguments_by_name(fn, args, kwargs)
         check_repeatable(named)
         functions = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, FunctionType)]
-        self.captured = captured_by(fn, functions)
+        self.captured = captured_by(fn, functions, written=True)
         self.outside = Outside(self.captured, named_tensors(named))
 
     def run(self) -> Any:
@@ -109,13 +114,14 @@ class _Check:
             what = f"the second call raised {type(error).__name__}: {error}"
             found.append(Finding("second call differs", "", what))
         else:
-            # State that the function holds explains another result; a clock would come on top of it.
-            is_explained = any(finding.kind == "captured state written" for finding in found) and not first.clocks
+            # State or a generator that the function holds explains another result; a clock would come on top of it.
+            causes = ("captured state written", "randomness")
+            is_explained = any(finding.kind in causes for finding in found) and not first.clocks
             if not is_explained and not same_result(first.output, second.output):
                 found += self.unequal(first)
             found += first.captured_inputs(second)
         if found:
-            found = self.located(_without_repetition(found))
+            found = _together(_without_repetition(self.located(_without_repetition(found))))
             raise PurityError(_message(self.fn, found), tuple(found))
         self.outside.restore()
         return self.plain_call(second.given)
@@ -148,9 +154,10 @@ class _Check:
             for line in first.operations.unfilled:
                 yield Finding("uninitialized memory", "", "the result depends on memory that was never filled", line)
         else:
-            lines = first.clocks or [""]
-            for line in lines:
-                yield Finding("second call differs", "", _DIFFERS, line)
+            for clock, line in first.clocks:
+                yield Finding("second call differs", clock, f"{_DIFFERS}, and {clock}() is called", line)
+            if not first.clocks:
+                yield Finding("second call differs", "", _DIFFERS)
 
     def located(self, found: list[Finding]) -> list[Finding]:
         """Run once more to find the lines of what was seen only afterwards."""
@@ -178,6 +185,23 @@ def _without_repetition(found: Iterable[Finding]) -> list[Finding]:
     unique = list(dict.fromkeys(found))
     with_lines = {(finding.kind, finding.subject) for finding in unique if finding.line}
     return [one for one in unique if one.line or not one.subject or (one.kind, one.subject) not in with_lines]
+
+
+def _together(found: Iterable[Finding]) -> list[Finding]:
+    """What one line writes to is one finding."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in found:
+        is_one_of_many = finding.kind in _WRITTEN and finding.line
+        groups.setdefault((finding.kind, finding.line) if is_one_of_many else ("", str(finding)), []).append(finding)
+    return [_one_of(group) for group in groups.values()]
+
+
+def _one_of(group: list[Finding]) -> Finding:
+    names = list(dict.fromkeys(finding.subject for finding in group))
+    if len(group) == 1 or len(names) == 1:
+        return group[0]
+    shown = listed([repr(name) for name in names] if group[0].kind == "input written" else names)
+    return group[0]._replace(subject=", ".join(names), what=f"{shown} are written to")
 
 
 def _message(fn: Any, found: list[Finding]) -> str:

@@ -5,11 +5,17 @@ from typing import NamedTuple
 # Kind -> what to do about it.
 FIXES = {
     "input written": "Compute a new value (x = x + 1, not x += 1), or work on x.clone().",
-    "captured input": "Pass it as an argument. Of a module: apply, params, buffers = ft.functionalize(module).",
-    "captured state written": "Return the new value, and pass it in again at the next call.",
+    "captured input": "Pass it as an argument. For a module: apply, params, buffers = ft.functionalize(module).",
+    "captured state written": (
+        "Return it. Of a module: output, buffers = apply(params, x, buffers=buffers), and ft.Aux(metrics, buffers); a "
+        "log, as a metric; a value to go on from, as a buffer of your own, buffers={'model': ..., 'mean': ...}."
+    ),
     "gradient written": "Take gradients with ft.grad or ft.grad_and_value, which return them.",
     "hook": "Return what the hook would keep or change as one more output.",
-    "randomness": "Draw with ft.random from a key that is an argument; in a module, apply(params, x, key=key).",
+    "randomness": (
+        "Draw with ft.random from a key that is an argument, one of ft.random.split(key, n) for each draw; in a "
+        "module, apply(params, x, key=key)."
+    ),
     "setting": "Set it outside of the function, or for a few lines in a with statement.",
     "file or process": "Return what belongs there, and let the caller write it.",
     "alias": "Return a copy, x.clone(), or the whole leaf as it is.",

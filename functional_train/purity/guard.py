@@ -53,7 +53,7 @@ def guard() -> Generator[None]:
     def refuse(finding: Finding) -> NoReturn:
         raise PurityError(str(finding), (finding,))
 
-    outside = Outside(Captured([], {}, [], []), [])
+    outside = Outside(Captured([], {}, [], [], [], []), [])
     operations = _Guarded((), {}, refuse, {}, stranger="which was there before")
     try:
         with watched_files(refuse), watched_calls(refuse, accumulates=operations.gradient_of_a_stranger), operations:

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -32,6 +33,19 @@ class Watched(NamedTuple):
             return False
         return type(now) is not type(self.value) or not isinstance(now, _BAKED_IN) or now != self.value
 
+    def put_back(self) -> None:
+        """Make it again what it was, where it is read from a place that can be written to."""
+        read = self.read
+        if not isinstance(read, functools.partial):
+            return
+        owner = getattr(read.func, "__self__", None)
+        if read.func is _contents:
+            read.args[0].cell_contents = self.value
+        elif read.func is getattr:
+            setattr(read.args[0], read.args[1], self.value)
+        elif isinstance(owner, dict):
+            owner[read.args[0]] = self.value
+
     def explained(self) -> str:
         """What changed, old and new."""
         now = self.read()
@@ -54,33 +68,37 @@ class Captured(NamedTuple):
         names: Those of the tensors, by `id`.
         tensors: The tensors.
         modules: The modules, with those inside of them.
+        containers: Lists, dicts, sets and queues of the user's, by name; empty unless asked for.
+        generators: Random generators, by name; empty unless asked for.
     """
 
     watched: list[Watched]
     names: dict[int, str]
     tensors: list[Tensor]
     modules: list[nn.Module]
+    containers: list[tuple[str, Any]]
+    generators: list[tuple[str, Any]]
 
 
-def captured_by(fn: Callable[..., Any], arguments: Iterable[FunctionType] = ()) -> Captured:
+def captured_by(fn: Callable[..., Any], arguments: Iterable[FunctionType] = (), *, written: bool = False) -> Captured:
     """Search a function's closures, defaults, globals, partial arguments and modules.
 
     Args:
         fn: The function.
         arguments: Functions that it is given.
+        written: Whether to find as well what a call could only change: attributes that are new, those of functions and
+            classes, sets, queues and generators.
     """
-    search = _Search()
+    search = _Search(written)
     for function in (fn, *arguments):
         search.look_into(function, getattr(function, "__name__", type(function).__name__))
-    return Captured(search.watched, search.names, search.tensors, search.modules)
+    return Captured(*search.found)
 
 
 class _Search:
-    def __init__(self) -> None:
-        self.watched: list[Watched] = []
-        self.names: dict[int, str] = {}
-        self.tensors: list[Tensor] = []
-        self.modules: list[nn.Module] = []
+    def __init__(self, written: bool) -> None:
+        self.written = written
+        self.found = Captured([], {}, [], [], [], [])
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # so that an id stays that of one object
 
@@ -90,13 +108,15 @@ class _Search:
         self.seen.add(id(value))
         self.kept.append(value)
         if isinstance(value, Tensor):
-            self.names[id(value)] = name
-            self.tensors.append(value)
+            self.found.names[id(value)] = name
+            self.found.tensors.append(value)
         elif isinstance(value, FunctionType):
             for part, read in _parts_of(value):
                 self.consider(read, f"{part!r} of {value.__qualname__}", _is_ours(value))
                 if _is_namespace(held := read()):
                     self.look_into_namespace(held, repr(part), _names_in(value.__code__))
+            if self.written and not _is_ours(value):
+                self.look_into_attributes(value, value.__qualname__)
         elif isinstance(value, functools.partial):
             for place, argument in [*enumerate(value.args), *value.keywords.items()]:
                 self.look_into(argument, f"argument {place!r} of {name}")
@@ -114,13 +134,20 @@ class _Search:
             self.look_into_module(value, name)
         elif isinstance(value, dict | list | tuple):
             if not ours and isinstance(value, dict | list):
-                self.watched.append(Watched(f"the length of {name}", value.__len__, len(value)))
+                self.found.watched.append(Watched(f"the length of {name}", value.__len__, len(value)))
+                if self.written:
+                    self.found.containers.append((name, value))
             for place in value if isinstance(value, dict) else range(len(value)):
                 if len(value) <= _MOST_ITEMS:
                     self.consider(functools.partial(_item, value, place), f"{place!r} of {name}", ours)
         elif is_array(value):
             if value.size <= _MOST_ITEMS and not value.dtype.hasobject:
                 self.consider(value.tobytes, name, ours=False)
+        elif self.written and isinstance(value, set | deque):
+            self.found.containers.append((name, value))
+            self.found.watched.append(Watched(f"the length of {name}", value.__len__, len(value)))
+        elif self.written and is_generator(value):
+            self.found.generators.append((name, value))
         elif _is_of_the_users(value):
             self.look_into_object(value, name)
 
@@ -134,32 +161,49 @@ class _Search:
         slots = getattr(type(value), "__slots__", ())
         for field in [*getattr(value, "__dict__", ()), *([slots] if isinstance(slots, str) else slots)]:
             self.consider(functools.partial(getattr, value, field, None), f"{field!r} of {name}", ours=False)
+        if self.written:
+            self.look_into_attributes(type(value), type(value).__name__)
+            if hasattr(value, "__dict__"):
+                self.look_into_attributes(value, name)
         for field, method in vars(type(value)).items():
             if isinstance(method, FunctionType | staticmethod | classmethod):
                 self.look_into(method, f"{field!r} of {name}")
 
+    def look_into_attributes(self, value: Any, name: str) -> None:
+        """Attributes of a function, a class or an object that a call could rebind, or add."""
+        held = vars(value)
+        self.found.watched.append(Watched(f"the number of attributes of {name}", held.__len__, len(held)))
+        if isinstance(held, dict):  # not of a class
+            self.found.containers.append((name, held))
+        for field, constant in list(held.items()):
+            if isinstance(constant, _BAKED_IN) and not field.startswith("__"):
+                read = functools.partial(getattr, value, field, None)
+                self.found.watched.append(Watched(f"{field!r} of {name}", read, constant))
+
     def look_into_module(self, module: nn.Module, name: str) -> None:
         for path, part in module.named_modules():
-            self.modules.append(part)
+            self.found.modules.append(part)
             where = f"{repr(path) + ' in ' if path else ''}{name}"
             for field, constant in vars(part).items():
                 if isinstance(constant, _BAKED_IN) and not field.startswith("_"):
                     what = "the mode 'training'" if field == "training" else repr(field)
                     read = functools.partial(getattr, part, field, None)
-                    self.watched.append(Watched(f"{what} of {where}", read, constant))
+                    self.found.watched.append(Watched(f"{what} of {where}", read, constant))
             for held in (part._parameters, part._buffers, part._modules):
                 for field, value in held.items():
-                    self.watched.append(Watched(f"{field!r} of {where}", functools.partial(held.get, field), value))
+                    self.found.watched.append(
+                        Watched(f"{field!r} of {where}", functools.partial(held.get, field), value)
+                    )
                     if isinstance(value, Tensor):
                         inside = f"{path}.{field}" if path else field
-                        self.names.setdefault(id(value), f"{inside!r} of the module in {name}")
-                        self.tensors.append(value)
+                        self.found.names.setdefault(id(value), f"{inside!r} of the module in {name}")
+                        self.found.tensors.append(value)
 
     def consider(self, read: Callable[[], Any], name: str, ours: bool) -> None:
         value = read()
         # What libraries hold in closures was checked when it was made, and nobody can reach it to change it.
         if not ours and (isinstance(value, (*_BAKED_IN, *_REPLACEABLE)) or _is_of_the_users(value)):
-            self.watched.append(Watched(name, read, value))
+            self.found.watched.append(Watched(name, read, value))
         # Nor the skeletons of modules, whose modes are arguments.
         if not (ours and isinstance(value, nn.Module)):
             self.look_into(value, name, ours)
@@ -197,6 +241,16 @@ def is_array(value: Any) -> bool:
     """Whether a value is an array of NumPy, which may not be there."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def is_generator(value: Any) -> bool:
+    """Whether a value draws random numbers, of torch, Python or NumPy."""
+    python, numpy = sys.modules.get("random"), sys.modules.get("numpy.random")
+    return (
+        isinstance(value, torch.Generator)
+        or (python is not None and isinstance(value, python.Random))
+        or (numpy is not None and isinstance(value, numpy.Generator | numpy.RandomState))
+    )
 
 
 def _is_namespace(value: Any) -> bool:

@@ -60,3 +60,24 @@ def draws(func: Any, args: Any, kwargs: Any) -> bool:
     given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
     names = {argument.name: argument.default_value for argument in func._schema.arguments} | given
     return all(bool(names[name]) for name in _RATES if name in names)
+
+
+def state_of(generator: Any) -> Any:
+    """The state of a generator of torch, Python or NumPy, whose text differs where the state does."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    if hasattr(generator, "bit_generator"):
+        return generator.bit_generator.state
+    return generator.getstate() if hasattr(generator, "getstate") else generator.get_state(legacy=False)
+
+
+def set_state(generator: Any, state: Any) -> None:
+    """Bring a generator back to a state."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(torch.tensor(state, dtype=torch.uint8))
+    elif hasattr(generator, "bit_generator"):
+        generator.bit_generator.state = state
+    elif hasattr(generator, "setstate"):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)

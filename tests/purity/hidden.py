@@ -2,10 +2,9 @@
 
 import itertools
 import os
-import random
 import subprocess
 import sys
-import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,17 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.testing._internal.logging_tensor import LoggingTensorMode
 
-import functional_train as ft
 from tests.purity.impure import (
     DIFFERS,
     FILE,
     GRADIENT,
     HIDDEN,
     HOOK,
-    RANDOM,
     SETTING,
     STATE,
     UNFILLED,
@@ -32,61 +28,6 @@ from tests.purity.impure import (
     on_x,
     x,
 )
-
-
-def draws_normal(x: Tensor) -> Tensor:
-    return x + torch.randn(2)
-
-
-def drops_out(x: Tensor) -> Tensor:
-    return F.dropout(x)
-
-
-def attends_with_dropout(x: Tensor) -> Tensor:
-    queries = x[None, None]
-    return F.scaled_dot_product_attention(queries, queries, queries, dropout_p=0.5)
-
-
-def with_generator() -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(x: Tensor) -> Tensor:
-        return x + torch.rand(2, generator=generator)
-
-    return draw, (x(),)
-
-
-def moves_a_given_generator() -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    def draw(x: Tensor, generator: torch.Generator) -> Tensor:
-        return x + torch.rand(2, generator=generator)
-
-    return draw, (x(), torch.Generator().manual_seed(0))
-
-
-def draws_from_python(x: Tensor) -> Tensor:
-    return x * random.random()
-
-
-def draws_from_python_by_a_function(x: Tensor) -> Tensor:
-    return x * random.choice([1.0, 2.0, 3.0])
-
-
-def draws_from_numpy(x: Tensor) -> Tensor:
-    return x * float(np.random.rand())  # noqa: NPY002  # it is the case
-
-
-def seeds_torch(x: Tensor) -> Tensor:
-    torch.manual_seed(12345)
-    return x * 2.0
-
-
-def asks_the_clock(x: Tensor) -> Tensor:
-    now = time.perf_counter()
-    return x.double() * now
-
-
-def asks_the_system(x: Tensor) -> Tensor:
-    return x * float(os.urandom(4)[0] + os.urandom(4)[1] / 256 + os.urandom(4)[2] / 65536)
 
 
 def with_counter() -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -117,6 +58,55 @@ def with_log() -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return x + 1.0
 
     return add, (x(),)
+
+
+def with_set() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    seen: set[int] = set()
+
+    def add(x: Tensor) -> Tensor:
+        seen.add(len(x))
+        return x + 1.0
+
+    return add, (x(),)
+
+
+def with_queue() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    losses: deque[float] = deque()
+
+    def add(x: Tensor) -> Tensor:
+        losses.append(1.0)
+        return x + 1.0
+
+    return add, (x(),)
+
+
+def with_dict() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    metrics: dict[str, float] = {}
+
+    def add(x: Tensor) -> Tensor:
+        metrics["loss"] = 1.0
+        return x + 1.0
+
+    return add, (x(),)
+
+
+def counts_itself(x: Tensor) -> Tensor:
+    counts_itself.calls += 1  # pyright: ignore[reportFunctionMemberAccess]
+    return x + 1.0
+
+
+counts_itself.calls = 0  # pyright: ignore[reportFunctionMemberAccess]
+
+
+class Counter:
+    """What counts in an attribute that its class has."""
+
+    calls = 0
+
+    def loss_fn(self, x: Tensor) -> Tensor:
+        """One more."""
+        self.calls += 1
+        return x + 1.0
 
 
 class Model:
@@ -269,6 +259,14 @@ def saves(path: Path, x: Tensor) -> Tensor:
     return x + 1.0
 
 
+def writes_to_an_open_file(path: Path, x: Tensor) -> Tensor:
+    OPEN[path].write("x")
+    return x + 1.0
+
+
+OPEN: dict[Path, Any] = {}
+
+
 def removes_a_file(path: Path, x: Tensor) -> Tensor:
     path.unlink(missing_ok=True)
     return x + 1.0
@@ -300,19 +298,6 @@ def under_vmap(x: Tensor) -> Tensor:
     return torch.vmap(lambda row: row + torch.empty(2))(x)
 
 
-def draws_in_a_gradient(x: Tensor) -> Tensor:
-    return torch.func.grad(lambda x: F.dropout(x).sum())(x)
-
-
-def draws_in_a_step() -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    def loss_fn(params: Any, batch: Tensor) -> Tensor:
-        return (params["weight"] * F.dropout(batch)).square().sum()
-
-    optimizer = ft.adamw()
-    step = ft.make_step(ft.grad_and_value(loss_fn), optimizer)
-    return step, (ft.init_state({"weight": torch.ones(2)}, optimizer), x())
-
-
 # Where files are meant, the test gives a path first.
 FILES: dict[str, tuple[Callable[..., Any], str]] = {
     "file write": (writes_a_file, "path.write_text"),
@@ -320,20 +305,14 @@ FILES: dict[str, tuple[Callable[..., Any], str]] = {
     "file removal": (removes_a_file, "path.unlink"),
 }
 HIDING: dict[str, Impure] = {
-    "torch.randn": on_x(draws_normal, RANDOM, "torch.randn(2)"),
-    "dropout": on_x(drops_out, RANDOM, "F.dropout(x)"),
-    "attention": on_x(attends_with_dropout, RANDOM, "F.scaled_dot_product_attention"),
-    "generator held": Impure(with_generator, {RANDOM}, "generator=generator"),
-    "generator given": Impure(moves_a_given_generator, {RANDOM}, "generator=generator"),
-    "python random": on_x(draws_from_python, RANDOM, "random.random()"),
-    "python choice": on_x(draws_from_python_by_a_function, RANDOM, "random.choice"),
-    "numpy random": on_x(draws_from_numpy, RANDOM, "np.random.rand()"),
-    "torch.manual_seed": on_x(seeds_torch, RANDOM, "torch.manual_seed"),
-    "clock": on_x(asks_the_clock, DIFFERS, "time.perf_counter()"),
-    "os.urandom": on_x(asks_the_system, DIFFERS, "os.urandom(4)"),
     "counter": Impure(with_counter, {STATE}, "count += 1"),
     "itertools.count": Impure(with_iterator, {DIFFERS}, ""),
     "log": Impure(with_log, {STATE}, "log.append(1.0)"),
+    "set": Impure(with_set, {STATE}, "seen.add(len(x))"),
+    "queue": Impure(with_queue, {STATE}, "losses.append(1.0)"),
+    "metrics": Impure(with_dict, {STATE}, 'metrics["loss"] = 1.0'),
+    "attribute of the function": on_x(counts_itself, STATE, "counts_itself.calls += 1"),
+    "attribute of the class": Impure(lambda: (Counter().loss_fn, (x(),)), {STATE}, "self.calls += 1"),
     "attribute": Impure(lambda: (Model(), (x(),)), {STATE}, "self.calls += 1"),
     "grad mode": on_x(leaks_grad_mode, SETTING, "torch.set_grad_enabled(False)"),
     "default dtype": on_x(leaks_default_dtype, SETTING, "torch.set_default_dtype"),
@@ -358,6 +337,4 @@ HIDING: dict[str, Impure] = {
     "new_empty": on_x(fills_in_part, UNFILLED, "x.new_empty((4, 2))"),
     "resize_": on_x(grows_without_filling, UNFILLED, "room.resize_(3)"),
     "torch.empty under vmap": on_x(under_vmap, UNFILLED, "torch.empty(2)"),
-    "dropout under grad": on_x(draws_in_a_gradient, RANDOM, "F.dropout(x).sum()"),
-    "dropout in a step": Impure(draws_in_a_step, {RANDOM}, "F.dropout(batch)"),
 }

@@ -16,14 +16,16 @@ from torch import Tensor
 import functional_train as ft
 from functional_train.purity.findings import FIXES
 from functional_train.testing import assert_trees_equal
+from functional_train.values._captured import captured_by
 from functional_train.values._generators import generators, moved_since
 from functional_train.values._settings import settings
-from tests.purity.hidden import FILES, HIDING
+from tests.purity.drawing import DRAWING
+from tests.purity.hidden import FILES, HIDING, OPEN, writes_to_an_open_file
 from tests.purity.impure import x
 from tests.purity.pure import PURE
 from tests.purity.writing import WRITING
 
-IMPURE = WRITING | HIDING
+IMPURE = WRITING | HIDING | DRAWING
 
 
 def refusal(fn: Any, *args: Any) -> ft.PurityError:
@@ -66,6 +68,7 @@ def test_nothing_is_left_of_an_impure_call(name: str) -> None:
     fn, args = IMPURE[name].make()
     before = ft.tree.map(_copy, args)
     states, modes, folder, variables = generators(), settings(), Path.cwd(), dict(os.environ)
+    held = captured_by(fn, written=True)
     first = refusal(fn, *args)
     assert_trees_equal(ft.tree.map(_copy, args), before)
     assert moved_since(states) == []
@@ -74,6 +77,7 @@ def test_nothing_is_left_of_an_impure_call(name: str) -> None:
     assert all(leaf.grad is None for leaf in ft.tree.leaves(args) if isinstance(leaf, Tensor) and leaf.is_leaf)
     if name == "lazy module":  # which is one only once
         return
+    assert [one.name for one in held.watched if one.changed()] == []
     again = refusal(fn, *args)
     assert [finding.kind for finding in again.findings] == [finding.kind for finding in first.findings]
 
@@ -120,6 +124,22 @@ def test_the_result_belongs_to_the_arguments() -> None:
     assert torch.equal(slope, torch.full((2,), 2.0))
 
 
+def test_a_file_that_is_open_is_found(tmp_path: Path) -> None:
+    """A write to a file that was opened before is found at its line; printing is not."""
+    path = tmp_path / "file"
+    with path.open("w") as OPEN[path]:
+        error = refusal(writes_to_an_open_file, path, x())
+    del OPEN[path]
+    assert [finding.kind for finding in error.findings] == ["file or process"]
+    assert "OPEN[path].write" in error.findings[0].line
+
+    def prints(x: Tensor) -> Tensor:
+        print(float(x.sum()))  # noqa: T201  # it is the case
+        return x + 1.0
+
+    ft.check_pure(prints, x())
+
+
 def test_several_impurities_are_all_found() -> None:
     """One call may be impure in many ways, and each is reported, in a message that numbers them."""
     weight = torch.ones(2)
@@ -142,8 +162,7 @@ def test_many_tensors_in_one_line_are_one_finding() -> None:
         module = torch.nn.Sequential(*[torch.nn.Linear(2, 2) for _ in range(3)])
     error = refusal(lambda x: module(x) + 1.0, x())
     assert len(error.findings) == 1
-    assert "'0.weight' of the module in 'module' of" in error.findings[0].what
-    assert " and 4 more" in error.findings[0].what
+    assert "reads '0.weight', '0.bias' and 4 more of the module in 'module' of" in error.findings[0].what
     assert "functionalize" in error.findings[0].fix
 
 
@@ -192,7 +211,8 @@ def test_shared_memory_is_shared_in_the_copies() -> None:
         return second.sum()
 
     error = refusal(fn, flat[:4], flat[2:])
-    assert error.findings[0].what.startswith("add_ writes to ")
+    assert error.findings[0].what == "'second' and 'first' are written to"
+    assert error.findings[0].subject == "second, first"
     assert torch.equal(flat, torch.arange(6.0))
     assert ft.check_pure(lambda first, second: first.sum() + second.sum(), flat[:4], flat[2:]) == 6.0 + 14.0
 

@@ -15,18 +15,29 @@ import functional_train as ft
 from functional_train.values._generators import generators, moved_since
 from functional_train.values._settings import settings
 from tests.global_rng import seeded
+from tests.purity.drawing import DRAWING
 from tests.purity.hidden import HIDING
 from tests.purity.pure import PURE
 from tests.purity.writing import WRITING
 
-IMPURE = WRITING | HIDING
+IMPURE = WRITING | HIDING | DRAWING
 
 # What a guard cannot know: which tensors are arguments, what the result is, and what Python objects held before.
 UNSEEN = {
     *("numpy alias", "x.data = other", "requires_grad_", "list", "dict", "array", "lying operation", "x.t_()"),
     *("returned view", "returned x.detach()", "returned NumPy view", "returned constant", "F.batch_norm"),
     *("weight held", "constant held", "partial", "array held", "hook", "hook of a module"),
-    *("counter", "itertools.count", "log", "attribute", "clock", "os.urandom"),
+    *("set", "queue", "metrics", "attribute of the function", "attribute of the class"),
+    *(
+        "generator of NumPy held",
+        "generator of Python held",
+        "counter",
+        "itertools.count",
+        "log",
+        "attribute",
+        "clock",
+        "os.urandom",
+    ),
     *("torch.empty", "new_empty", "resize_", "torch.empty under vmap"),
 }
 # A guard that found nothing wrong with them would find them changed.
