@@ -78,7 +78,10 @@ def from_torch(
         forward_kwargs: As in `functionalize`.
 
     Returns:
-        `apply`, the optimizer as a transformation, and the state to go on from.
+        `apply`, the optimizer as a transformation, and the state to go on from. The optimizer's `init(params)` gives
+        the memory that the live one had at the switch, so that it can become a link of a chain:
+        `tx = ft.chain(ft.clip_by_global_norm(1.0), run.optimizer)`, and
+        `run.state.replace(opt_state=tx.init(run.state.params))`.
 
     Raises:
         StructureError: the optimizer holds a parameter that is not the model's; the scheduler is another optimizer's,

@@ -9,12 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from functional_train.models._draws import DRAWS, REFUSED
-from functional_train.values._generators import draws, mark, set_back
-from functional_train.values._lines import running_line
+from functional_train.values._generators import first_draw, mark, set_back
 from functional_train.values._watching import is_unmoded
 from functional_train.values.errors import PurityError
 from functional_train.values.random import fold_in
@@ -123,7 +121,7 @@ def drawing_from(key: Tensor | None, run: Callable[[], T], owner: str) -> T:
     before = mark()
     output = _run(key, run)
     if mark() != before:
-        line = _drawing_line(key, run)
+        line = first_draw(lambda: _run(key, run))
         if line is not None:
             set_back(before)
             fix = (
@@ -141,27 +139,6 @@ def _run(key: Tensor | None, run: Callable[[], T]) -> T:
         return run()
     with KeyedDraws(key):
         return run()
-
-
-class _FoundError(Exception):
-    pass
-
-
-class _FirstDraw(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if draws(func, args, kwargs or {}) and (kwargs or {}).get("generator") is None:
-            raise _FoundError(f"{func.__name__} in {running_line()}")
-        return func(*args, **(kwargs or {}))
-
-
-def _drawing_line(key: Tensor | None, run: Callable[[], object]) -> str | None:
-    """The operation and the line that draw, if it was this forward that drew, and not another thread."""
-    try:
-        with _FirstDraw():
-            _run(key, run)
-    except _FoundError as seen:
-        return str(seen)
-    return None
 
 
 def _nobody(*_: Any) -> bool:

@@ -18,6 +18,8 @@ from functional_train.values._lines import line_of
 _NO_CLOCKS = frozenset({"sleep", "strftime", "struct_time"})
 _OTHER_CLOCKS = frozenset({"now", "utcnow", "today", "urandom", "getpid", "generate_time_safe"})
 _HOMES = frozenset({None, os.name, "_uuid"})
+# `seed` and `setstate` draw nothing; where they leave the generator elsewhere, that is seen afterwards.
+_DRAWING = frozenset({"random", "getrandbits"})
 _WRITES = frozenset({"write", "writelines", "truncate"})
 _FILES = (io.TextIOWrapper, io.FileIO, io.BufferedWriter, io.BufferedRandom)
 _SAVE, _BACKWARD = torch.save.__code__, _engine_run_backward.__code__
@@ -46,7 +48,7 @@ def watched_calls(
         if event == "c_call":
             owner = getattr(called, "__self__", None)
             name, module = getattr(called, "__name__", ""), getattr(called, "__module__", None)
-            if library is not None and owner is library._inst and name != "getstate":
+            if library is not None and owner is library._inst and name in _DRAWING:
                 what = "the global generator of random is drawn from"
                 report(Finding("randomness", "random", what, line_of(frame, within)))
             elif (module == "time" and name not in _NO_CLOCKS) or (name in _OTHER_CLOCKS and module in _HOMES):
@@ -58,7 +60,9 @@ def watched_calls(
             path = str(frame.f_locals["f"])
             report(Finding("file or process", path, f"torch.save writes {path!r}", line_of(frame, within)))
         elif event == "call" and frame.f_code is _BACKWARD and _is_accumulating(frame):
-            name = accumulates(frame.f_locals["t_outputs"])
+            inputs = frame.f_locals["args"][3:4]
+            own = [one for one in inputs[0] if isinstance(one, torch.Tensor)] if inputs and inputs[0] else None
+            name = accumulates(frame.f_locals["t_outputs"] if own is None else own)
             if name is not None:
                 what = f"backward() adds to the gradient of {name}, which was there before"
                 report(Finding("gradient written", name, what, line_of(frame, within)))

@@ -61,8 +61,10 @@ def _memories(tensor: Tensor) -> Iterator[tuple[Memory, torch.UntypedStorage]]:
 
 def _storages(tensor: Tensor) -> list[torch.UntypedStorage]:
     try:
-        return [tensor.untyped_storage()]
-    except (NotImplementedError, RuntimeError):  # sparse, and other tensors of several parts
+        if not hasattr(tensor, "__tensor_flatten__"):
+            return [tensor.untyped_storage()]
+        return [part.untyped_storage() for part in parts(tensor)]
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, and other tensors of several parts
         return [part.untyped_storage() for part in parts(tensor)]
 
 
@@ -80,6 +82,7 @@ class Operations(TorchDispatchMode):
     """
 
     only_looks_on = True
+    supports_higher_order_operators = True
 
     def __init__(
         self,
@@ -103,22 +106,26 @@ class Operations(TorchDispatchMode):
         # What was there before and is no argument, kept so that nothing else can take its place: where it was read.
         self.read: dict[Memory, tuple[Tensor, str]] = {}
         self.drawn_from: dict[int, tuple[torch.Generator, Tensor]] = {}
+        # Findings that hold only if it was there before the call.
+        self.uncertain: dict[Any, Finding] = {}
         self.unfilled: list[str] = []
         # Of memory that an argument holds: where it was last made a view of.
         self.viewed: dict[Memory, str] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not hasattr(func, "_schema"):  # of a higher order, whose branches come here too
+            return func(*args, **kwargs)
         if draws(func, args, kwargs):
             self._note_draw(func, kwargs.get("generator"))
         known: set[Memory] = set()
         for tensor, is_written in operands(func, args, kwargs):
             for memory, storage in _memories(tensor):
                 known.add(memory)
-                if memory in self.made or (func in _LIFTED and storage.resizable()):
+                if memory in self.made or (func in _LIFTED and self.takes_as_made(storage)):
                     self.made.add(memory)
                 elif is_written and torch.Tag.inplace_view not in func.tags:
-                    self._note_write(func, tensor, memory)
+                    self._note_write(func, tensor, memory, is_lent=not storage.resizable())
                 elif self.owner_of(memory) is None and memory not in self.read:
                     self.note_read(tensor, memory)
         size_before = args[0].untyped_storage().nbytes() if func is _RESIZES else 0
@@ -133,9 +140,17 @@ class Operations(TorchDispatchMode):
             self._fill(result, size_before, self.filling)
         return result
 
+    def takes_as_made(self, storage: torch.UntypedStorage) -> bool:
+        """Whether memory that becomes a tensor is taken for new; NumPy may lend what is older."""
+        return storage.resizable()
+
     def note_read(self, tensor: Tensor, memory: Memory) -> None:
         """Called when a tensor that is no argument is read first."""
         self.read[memory] = (tensor, running_line(self.within))
+
+    def note_uncertain(self, place: Any, finding: Finding) -> None:
+        """Called with what holds only if a generator, or memory of NumPy's, is not the function's own."""
+        self.uncertain[place] = finding
 
     def owner_of(self, memory: Memory) -> str | None:
         """The name of the argument that holds a piece of memory."""
@@ -159,21 +174,28 @@ class Operations(TorchDispatchMode):
             return
         if id(generator) not in self.drawn_from:
             self.drawn_from[id(generator)] = (generator, generator.get_state())
-        name = self.generators.get(id(generator), "")
-        if name:
+        name = self.generators.get(id(generator))
+        if name is not None:
             what = f"{_name(func)} moves the generator {name!r}, which is an argument"
+            self.report(Finding("randomness", name, what, line))
         else:
-            what = f"{_name(func)} draws from a torch.Generator that the function holds"
-        self.report(Finding("randomness", name, what, line))
+            self.note_uncertain(
+                id(generator), Finding("randomness", "", f"{_name(func)} draws from a torch.Generator", line)
+            )
 
-    def _note_write(self, func: Any, tensor: Tensor, memory: Memory) -> None:
+    def _note_write(self, func: Any, tensor: Tensor, memory: Memory, *, is_lent: bool) -> None:
         owner, line = self.owner_of(memory), running_line(self.within)
         if owner is not None:
             self.report(Finding("input written", owner, f"{_name(func)} writes to {owner!r}", line))
         else:
             name = self.name_of(tensor)
             what = f"{_name(func)} writes to {name}, {self.stranger}"
-            self.report(Finding("captured state written", name, what, line))
+            finding = Finding("captured state written", name, what, line)
+            # Memory of NumPy's may have been made by the function, which no operation tells.
+            if is_lent:
+                self.note_uncertain(memory, finding)
+            else:
+                self.report(finding)
 
     def _fill(self, tensor: Tensor, num_filled: int, byte: int) -> None:
         if not tensor.numel() or tensor.is_meta or tensor.layout is not torch.strided:

@@ -4,31 +4,26 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules import module as global_hooks
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from functional_train.purity._watch import GRADIENTS, Memory, Place, differences, remember
+from functional_train.purity._held import Held
+from functional_train.purity._watch import GRADIENTS, Memory, Place, differences, parts, remember
 from functional_train.purity.findings import Finding
 from functional_train.values._captured import Captured
-from functional_train.values._generators import generators, moved_since, set_state, state_of
+from functional_train.values._generators import generators, moved_since
 from functional_train.values._settings import SETTINGS, settings
 
-_HOOKS_OF_MODULES = (
-    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
-_HOOKS_OF_ALL_MODULES = (
-    *("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks"),
-)
 _HOOKS_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 GRADIENT_OF = "the gradient of "
+LEFT_MODE = "a dispatch mode was left active"
 # Libraries below set these for themselves when they are first used.
 _OTHERS_VARIABLES = ("TORCH", "PYTORCH", "TRITON", "KMP", "OMP", "CUDA")
 
@@ -81,68 +76,50 @@ class Outside:
     """
 
     def __init__(self, captured: Captured, named: list[tuple[str, Tensor]]) -> None:
-        self.captured = captured
         # A caller's tensor can change behind its copy only where the function or NumPy holds it too.
         own = [
             (f"{name!r} as the caller holds it", tensor)
             for name, tensor in named
-            if id(tensor) in captured.names or _is_lent(tensor)
+            if id(tensor) in captured.names or is_lent(tensor)
         ]
         given = {id(tensor) for _, tensor in own}
         held = {id(tensor): tensor for tensor in captured.tensors if id(tensor) not in given}
         self.tensors = list(_with_names_once([*[(captured.names[key], held[key]) for key in held], *own]))
         self.before = remember(places_of(self.tensors))
-        self.watched = captured.watched
-        self.contents = [(held, _contents(held)) for _, held in captured.containers]
-        self.states = [(name, held, state_of(held)) for name, held in captured.generators]
-        self.kinds = [type(module) for module in captured.modules]
+        self.held = Held(captured, "captured state written", ", which is no argument,")
         self.facts = {name: facts(tensor) for name, tensor in self.tensors}
-        self.hooks = _hooks(captured.modules)
         self.settings = settings()
         self.generators = generators()
         self.environment = _environment()
         self.depth = torch._C._len_torch_dispatch_stack()
 
-    def findings(self) -> list[Finding]:
-        """What is not as it was."""
-        found: list[Finding] = []
-        for name, kinds in differences(self.before, places_of(self.tensors)).items():
+    def findings(self, only: AbstractSet[str] | None = None) -> Iterator[Finding]:
+        """What is not as it was.
+
+        Args:
+            only: The subjects that are looked at; None is all of them.
+        """
+        before, places = chosen(self.before, places_of(self.tensors), only)
+        for name, kinds in differences(before, places).items():
             if name.startswith(GRADIENT_OF):
-                found.append(Finding("gradient written", name, f"{name} {' and '.join(sorted(kinds))}"))
+                yield Finding("gradient written", name, f"{name} {' and '.join(sorted(kinds))}")
             else:
-                found.append(Finding("captured state written", name, f"{name}, which is no argument, changed"))
+                yield Finding("captured state written", name, f"{name}, which is no argument, changed")
         for name, tensor in self.tensors:
-            found += differing_facts(name, self.facts[name], facts(tensor), "captured state written")
-        found += [
-            Finding("captured state written", one.name, f"{one.name}, which is no argument, changed")
-            for one in self.watched
-            if one.changed()
-        ]
-        for held in self.hooks:
-            if len(held.hooks) != len(held.before) and held.is_of_one_class():
-                found.append(Finding("hook", held.name, f"{len(held.hooks) - len(held.before):+d} hook on {held.name}"))
-        found += [
-            Finding("setting", name, f"{name} was {old!r} and is {new!r}")
-            for name, old, new in zip(SETTINGS, self.settings, settings(), strict=True)
-            if old != new
-        ]
+            yield from differing_facts(name, self.facts[name], facts(tensor), "captured state written")
+        yield from self.held.findings(only)
+        for name, old, new in zip(SETTINGS, self.settings, settings(), strict=True):
+            if old != new:
+                yield Finding("setting", name, f"{name} was {old!r} and is {new!r}")
         if torch._C._len_torch_dispatch_stack() != self.depth:
-            found.append(Finding("setting", "dispatch modes", "a dispatch mode was left active"))
-        found += [
-            Finding("setting", name, f"{name} was changed")
-            for name, old, new in zip(_ENVIRONMENT, self.environment, _environment(), strict=True)
-            if old != new
-        ]
-        found += [
-            Finding("randomness", name, f"{name}, a generator that the function holds, moved")
-            for name, held, state in self.states
-            if repr(state_of(held)) != repr(state)
-        ]
-        found += [
-            Finding("randomness", name, f"the global generator of {name} moved")
-            for name in moved_since(self.generators)
-        ]
-        return found
+            yield Finding("setting", "dispatch modes", LEFT_MODE)
+        if only is None or not only.isdisjoint(_ENVIRONMENT):
+            for name, old, new in zip(_ENVIRONMENT, self.environment, _environment(), strict=True):
+                if old != new:
+                    yield Finding("setting", name, f"{name} was changed")
+        if only is None or not only.isdisjoint(self.generators):
+            for name in moved_since(self.generators):
+                yield Finding("randomness", name, f"the global generator of {name} moved")
 
     def restore(self) -> None:
         """Put back numbers, gradients, hooks, settings, generators, and the contents of containers and attributes."""
@@ -157,10 +134,6 @@ class Outside:
                 gradient = self.before.get(f"{GRADIENT_OF}{name}")
                 if gradient is not None:
                     _restore_gradient(tensor, gradient)
-        for held in self.hooks:
-            if held.is_of_one_class():
-                held.hooks.clear()
-                held.hooks.update(held.before)
         _restore_generators(self.generators)
         variables, folder = self.environment
         now = _environment()
@@ -170,27 +143,7 @@ class Outside:
             os.environ.update(variables)
         if now[1] != folder:
             os.chdir(folder)
-        for _, held, state in self.states:
-            set_state(held, state)
-        for held, contents in self.contents:
-            now = _contents(held)
-            if len(now) != len(contents) or any(one is not other for one, other in zip(now, contents, strict=True)):
-                held.clear()
-                if isinstance(held, dict):
-                    half = len(contents) // 2
-                    held.update(zip(contents[:half], contents[half:], strict=True))
-                else:
-                    (held.update if isinstance(held, set) else held.extend)(contents)
-        # A lazy module has become another, with other attributes.
-        if [type(module) for module in self.captured.modules] == self.kinds:
-            for one in self.watched:
-                if one.changed():
-                    one.put_back()
-
-
-def _contents(held: Any) -> list[Any]:
-    """What is in a container; of a dict, all keys and then all values."""
-    return [*held, *held.values()] if isinstance(held, dict) else list(held)
+        self.held.restore()
 
 
 _ENVIRONMENT = ("os.environ", "the working directory")
@@ -200,11 +153,11 @@ def _environment() -> tuple[dict[str, str], Path]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS_VARIABLES)}, Path.cwd()
 
 
-def _is_lent(tensor: Tensor) -> bool:
+def is_lent(tensor: Tensor) -> bool:
     """Whether a tensor's memory belongs to NumPy, or whoever else made it."""
     try:
         return not tensor.untyped_storage().resizable()
-    except (NotImplementedError, RuntimeError):  # sparse
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, or lazy
         return False
 
 
@@ -213,31 +166,6 @@ def _with_names_once(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str,
     for name, tensor in named:
         seen[name] += 1
         yield (name if seen[name] == 1 else f"{name} ({seen[name]})"), tensor
-
-
-class _Hooks(NamedTuple):
-    name: str
-    hooks: Any  # a dict that torch keeps
-    before: dict[Any, Any]
-    owner: Any
-    kind: type
-
-    def is_of_one_class(self) -> bool:
-        """Whether the owner is what it was: a lazy module becomes another, and loses the hook that did it."""
-        return type(self.owner) is self.kind
-
-
-def _hooks(modules: Iterable[nn.Module]) -> list[_Hooks]:
-    owners: list[tuple[str, Any, tuple[str, ...]]] = [("all modules", global_hooks, _HOOKS_OF_ALL_MODULES)]
-    owners += [
-        (f"module {place}, a {type(module).__name__}", module, _HOOKS_OF_MODULES)
-        for place, module in enumerate(modules)
-    ]
-    return [
-        _Hooks(f"{name} ({field})", getattr(owner, field), dict(getattr(owner, field)), owner, type(owner))
-        for name, owner, fields in owners
-        for field in fields
-    ]
 
 
 # In the order of SETTINGS; inference mode ends with the object that began it.
@@ -261,8 +189,7 @@ _SETTERS: tuple[Callable[[Any], Any], ...] = (
 
 
 def _restore_settings(before: tuple[Any, ...], depth: int) -> None:
-    while torch._C._len_torch_dispatch_stack() > depth:
-        torch._C._pop_torch_dispatch_stack(None)
+    pop_modes(depth)
     for setter, old, new in zip(_SETTERS, before, settings(), strict=False):
         if old != new:
             setter(old)
@@ -270,7 +197,27 @@ def _restore_settings(before: tuple[Any, ...], depth: int) -> None:
         torch._C._pop_torch_function_stack()
 
 
+def pop_modes(depth: int) -> None:
+    """End the dispatch modes above a depth."""
+    while torch._C._len_torch_dispatch_stack() > depth:
+        torch._C._pop_torch_dispatch_stack(None)
+
+
+def chosen(
+    before: Mapping[str, Memory], places: Iterable[Place], only: AbstractSet[str] | None
+) -> tuple[Mapping[str, Memory], Iterable[Place]]:
+    """Those with the given names; None is all of them."""
+    if only is None:
+        return before, places
+    named = {name: memory for name, memory in before.items() if name in only}
+    return named, [place for place in places if place.name in only]
+
+
 def _write_back(tensor: Tensor, content: list[Tensor]) -> None:
+    if tensor.layout is torch.sparse_coo:
+        for part, old in zip(parts(tensor), content, strict=True):
+            part.copy_(old)
+        return
     if len(content) == 1 and tensor.layout is torch.strided:
         if tensor.shape == content[0].shape and tensor.dtype == content[0].dtype:
             tensor.data.copy_(content[0])

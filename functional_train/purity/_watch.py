@@ -258,4 +258,11 @@ def _same_bits(old: Tensor, new: Tensor) -> bool:
     # nan equals itself here, and -0.0 is another number than 0.0.
     if (old.shape, old.dtype, old.device) != (new.shape, new.dtype, new.device):
         return False
-    return torch.equal(old.reshape(-1).view(torch.uint8), new.reshape(-1).view(torch.uint8))
+    return torch.equal(_bytes(old), _bytes(new))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    # A copy where the strides are odd; a length of 1 may have any stride, and then is no memory format's.
+    if not tensor.is_contiguous() or (tensor.ndim and tensor.stride(-1) != 1):
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.view(-1).view(torch.uint8)

@@ -9,7 +9,7 @@ from torch import Tensor
 from functional_train.purity._copies import check_repeatable, copied
 from functional_train.purity._locate import first_lines
 from functional_train.purity._outside import Outside
-from functional_train.purity._run import Run, call_it, listed, named_tensors, same_leaf, same_result
+from functional_train.purity._run import Run, call_it, differ_by_rounding, listed, named_tensors, same_leaf, same_result
 from functional_train.purity.findings import Finding
 from functional_train.values._calls import arguments_by_name
 from functional_train.values._captured import captured_by
@@ -21,6 +21,10 @@ R = TypeVar("R")
 # Two bytes with which unfilled memory is filled: zeros, and one that is no number in any floating dtype.
 _FILLINGS = (0, 0xFF)
 _WRITTEN = ("input written", "captured state written", "gradient written")
+_ROUNDS = (
+    "a second call with equal arguments rounded in another way: an operation is not deterministic here "
+    "(torch.use_deterministic_algorithms)"
+)
 _DIFFERS = "a second call with equal arguments returned another result"
 
 
@@ -118,8 +122,8 @@ class _Check:
             causes = ("captured state written", "randomness")
             is_explained = any(finding.kind in causes for finding in found) and not first.clocks
             if not is_explained and not same_result(first.output, second.output):
-                found += self.unequal(first)
-            found += first.captured_inputs(second)
+                found += self.unequal(first, second)
+            found += [*first.uncertain(second), *first.captured_inputs(second)]
         if found:
             found = _together(_without_repetition(self.located(_without_repetition(found))))
             raise PurityError(_message(self.fn, found), tuple(found))
@@ -128,7 +132,7 @@ class _Check:
 
     def run_on_copies(self, filling: int | None) -> Run:
         """Get ready for a call on copies, with what it does not fill filled by a byte."""
-        return Run(self.fn, copied(self.given), self.captured.names, filling)
+        return Run(self.fn, copied(self.given), self.captured, filling)
 
     def plain_call(self, untouched: Any) -> Any:
         """Call the function as if nothing was checked, on the very arguments, of which these are copies."""
@@ -145,7 +149,7 @@ class _Check:
                 raise PurityError(_message(self.fn, [found]), (found,))
         return output
 
-    def unequal(self, first: Run) -> Iterator[Finding]:
+    def unequal(self, first: Run, second: Run) -> Iterator[Finding]:
         """Say why two calls returned different results: what was not filled was filled in two ways."""
         self.outside.restore()
         third = self.run_on_copies(_FILLINGS[0])
@@ -156,20 +160,24 @@ class _Check:
         else:
             for clock, line in first.clocks:
                 yield Finding("second call differs", clock, f"{_DIFFERS}, and {clock}() is called", line)
-            if not first.clocks:
+            if not first.clocks and differ_by_rounding(first.output, second.output):
+                yield Finding("second call differs", "rounding", _ROUNDS)
+            elif not first.clocks:
                 yield Finding("second call differs", "", _DIFFERS)
 
     def located(self, found: list[Finding]) -> list[Finding]:
         """Run once more to find the lines of what was seen only afterwards."""
-        missing = {finding.what for finding in found if not finding.line}
+        missing = {finding.what: finding.subject for finding in found if not finding.line}
         if not missing:
             return found
         self.outside.restore()
         run = self.run_on_copies(None)
+        looked_for = dict(missing)
 
         def seen() -> Iterator[str]:
-            for finding in [*run.arguments.findings(), *self.outside.findings()]:
-                if finding.what in missing:
+            only = set(looked_for.values())
+            for finding in [*run.arguments.findings(only), *self.outside.findings(only)] if only else []:
+                if looked_for.pop(finding.what, None) is not None:
                     yield finding.what
 
         lines = first_lines(run.call_unwatched, seen, call_it.__code__)

@@ -15,6 +15,7 @@ from functional_train.purity._watch import Watch
 from functional_train.values.errors import StructureError
 
 MAX_ROWS = 30
+MOST_IN_A_SENTENCE = 10
 
 
 class Effects:
@@ -134,7 +135,7 @@ class Effects:
         """By phase, the names of the watched modules that were called, or of which a part was."""
         return {phase: frozenset(record.calls) for phase, record in self._recorder.records.items()}
 
-    def describe(self, max_rows: int = MAX_ROWS) -> str:
+    def describe(self, max_rows: int = MOST_IN_A_SENTENCE) -> str:
         """Say in a sentence for each phase what it called, read and wrote to.
 
         Args:

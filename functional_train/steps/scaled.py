@@ -15,7 +15,6 @@ from functional_train.updates.checks import check_interior, check_positive
 from functional_train.updates.transformation import GradientTransformation, check_transformation
 from functional_train.values import random, tree
 from functional_train.values.errors import HyperparameterError, StructureError
-from functional_train.values.params import Params
 from functional_train.values.types import Aux, GradFn, LossFn, StepFn, Tree
 
 _TRUE_LOSS = "loss before scaling"
@@ -45,7 +44,7 @@ def init_scaled_state(
     optimizer: GradientTransformation,
     *,
     init_scale: float | Tensor = 65536.0,
-    buffers: Params | None = None,
+    buffers: Tree | None = None,
     key: Tensor | None = None,
 ) -> TrainState:
     """Make the state that training with dynamic loss scaling starts from.
@@ -161,7 +160,7 @@ def make_scaled_step(
         inverse = scale.double().reciprocal().float()
         scaled_grad_fn = make_grad_fn(_scaled(loss_fn, scale, has_aux), has_aux=True)
 
-        def unscaled(params: Tree) -> tuple[Tree, tuple[Tensor, dict[str, Any], Params | None]]:
+        def unscaled(params: Tree) -> tuple[Tree, tuple[Tensor, dict[str, Any], Tree | None]]:
             grads, (_, aux) = checked_gradients(scaled_grad_fn(params, batch, **owned))
             metrics = dict(aux.metrics)
             loss = metrics.pop(_TRUE_LOSS)

@@ -27,7 +27,7 @@ class TrainState:
         step: () int64, batches consumed so far: the position in the data. Optimizers count updates themselves.
         params: What is trained.
         opt_state: What the optimizer remembers.
-        buffers: A module's buffers, or None when the run owns none.
+        buffers: A module's buffers, or a tree with them and values of your own, or None when the run owns none.
         key: (2,) int64 random key, or None when the run owns no randomness.
 
     Raises:
@@ -45,7 +45,7 @@ class TrainState:
     step: Tensor
     params: Tree
     opt_state: Tree
-    buffers: Params | None = None
+    buffers: Tree | None = None
     key: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -123,14 +123,15 @@ def check_untouched(state: Any, when: str = "after its TrainState was made") -> 
 
 
 def init_state(
-    params: Tree, optimizer: GradientTransformation, *, buffers: Params | None = None, key: Tensor | None = None
+    params: Tree, optimizer: GradientTransformation, *, buffers: Tree | None = None, key: Tensor | None = None
 ) -> TrainState:
     """Make the state that training starts from.
 
     Args:
         params: A tree of tensors, none of which requires grad.
         optimizer: Its `init` makes `opt_state`.
-        buffers: The module's buffers; pass them exactly when the loss takes `buffers=`.
+        buffers: The module's buffers, or any tree of tensors that the loss goes on from, such as `{"model": buffers,
+            "mean": torch.zeros(())}`; pass them exactly when the loss takes `buffers=`.
         key: A random key of shape (2,); pass one exactly when the loss takes `key=`.
 
     Returns:

@@ -11,7 +11,6 @@ from functional_train.updates.apply import make_update
 from functional_train.updates.transformation import GradientTransformation, check_transformation
 from functional_train.values import random
 from functional_train.values.errors import StructureError
-from functional_train.values.params import Params
 from functional_train.values.tree._structure import check_same_structure, map
 from functional_train.values.types import Aux, GradFn, StepFn, Tree
 
@@ -104,7 +103,7 @@ def _explain_owned(error: TypeError, owned: Mapping[str, Any]) -> None:
             )
 
 
-def parts_of_value(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str, Any], Params | None]:
+def parts_of_value(value: Any, buffers: Tree | None) -> tuple[Tensor, dict[str, Any], Tree | None]:
     """The loss, all metrics, and the buffers that the next state owns."""
     loss, aux = value if isinstance(value, tuple) else (value, None)
     if not isinstance(loss, Tensor):
@@ -133,8 +132,7 @@ def parts_of_value(value: Any, buffers: Params | None) -> tuple[Tensor, dict[str
     if buffers is not None and new_buffers is None:
         raise StructureError(
             "the state owns buffers, but the loss returned none. Return (loss, ft.Aux(metrics, buffers=new_buffers)) "
-            "and "
-            "pass has_aux=True to ft.grad_and_value."
+            "and pass has_aux=True to ft.grad_and_value; an aux that is a mapping is metrics, even if it is Params."
         )
     if buffers is None and new_buffers is not None:
         raise StructureError(

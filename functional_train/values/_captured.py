@@ -19,6 +19,10 @@ _BAKED_IN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, t
 _REPLACEABLE = (Tensor, nn.Module, FunctionType, functools.partial, dict, list, tuple, set)
 
 
+# What torch keeps in every module.
+_OF_MODULES = frozenset(vars(nn.Module()))
+
+
 class Watched(NamedTuple):
     """One number, mode or tensor that a function reads from outside, and how to read it again."""
 
@@ -70,6 +74,7 @@ class Captured(NamedTuple):
         modules: The modules, with those inside of them.
         containers: Lists, dicts, sets and queues of the user's, by name; empty unless asked for.
         generators: Random generators, by name; empty unless asked for.
+        owned: Tensors that this library's own functions were made with, such as a learning rate, by `id`.
     """
 
     watched: list[Watched]
@@ -78,6 +83,7 @@ class Captured(NamedTuple):
     modules: list[nn.Module]
     containers: list[tuple[str, Any]]
     generators: list[tuple[str, Any]]
+    owned: set[int]
 
 
 def captured_by(fn: Callable[..., Any], arguments: Iterable[FunctionType] = (), *, written: bool = False) -> Captured:
@@ -92,13 +98,21 @@ def captured_by(fn: Callable[..., Any], arguments: Iterable[FunctionType] = (), 
     search = _Search(written)
     for function in (fn, *arguments):
         search.look_into(function, getattr(function, "__name__", type(function).__name__))
-    return Captured(*search.found)
+    return search.found
+
+
+def held_by(objects: Iterable[tuple[str, Any]]) -> Captured:
+    """Search modules, objects of the user's, sets, queues and generators, by name, for all that a call could change."""
+    search = _Search(written=True)
+    for name, value in objects:
+        search.look_into(value, name)
+    return search.found
 
 
 class _Search:
     def __init__(self, written: bool) -> None:
         self.written = written
-        self.found = Captured([], {}, [], [], [], [])
+        self.found = Captured([], {}, [], [], [], [], set())
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # so that an id stays that of one object
 
@@ -110,6 +124,8 @@ class _Search:
         if isinstance(value, Tensor):
             self.found.names[id(value)] = name
             self.found.tensors.append(value)
+            if ours:
+                self.found.owned.add(id(value))
         elif isinstance(value, FunctionType):
             for part, read in _parts_of(value):
                 self.consider(read, f"{part!r} of {value.__qualname__}", _is_ours(value))
@@ -138,7 +154,9 @@ class _Search:
                 if self.written:
                     self.found.containers.append((name, value))
             for place in value if isinstance(value, dict) else range(len(value)):
-                if len(value) <= _MOST_ITEMS:
+                if self.written and isinstance(held := value[place], Tensor):
+                    self.look_into(held, f"{place!r} of {name}")
+                elif len(value) <= _MOST_ITEMS:
                     self.consider(functools.partial(_item, value, place), f"{place!r} of {name}", ours)
         elif is_array(value):
             if value.size <= _MOST_ITEMS and not value.dtype.hasobject:
@@ -198,6 +216,10 @@ class _Search:
                         inside = f"{path}.{field}" if path else field
                         self.found.names.setdefault(id(value), f"{inside!r} of the module in {name}")
                         self.found.tensors.append(value)
+            if self.written:
+                self.look_into_attributes(part, where)
+                for field in vars(part).keys() - _OF_MODULES:
+                    self.consider(functools.partial(getattr, part, field, None), f"{field!r} of {where}", ours=False)
 
     def consider(self, read: Callable[[], Any], name: str, ours: bool) -> None:
         value = read()

@@ -1,11 +1,14 @@
 """The global random generators of a process, which nothing here may move."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch._C._functorch import peek_interpreter_stack
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from functional_train.values._lines import running_line
 
 # Arguments of operations that draw nothing where one of these is zero or false.
 _RATES = ("dropout_p", "dropout", "train", "training")
@@ -13,7 +16,8 @@ _RATES = ("dropout_p", "dropout", "train", "training")
 
 def generators() -> dict[str, Any]:
     """The state of every global generator that is loaded; one that is not cannot have been drawn from before."""
-    states: dict[str, Any] = {"torch": torch.get_rng_state().numpy().tobytes()}
+    with torch._C._DisableFuncTorch():
+        states: dict[str, Any] = {"torch": torch.get_rng_state().numpy().tobytes()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states |= {f"cuda:{index}": bytes(s.tolist()) for index, s in enumerate(torch.cuda.get_rng_state_all())}
     # Read through sys.modules: this library imports none that draws.
@@ -53,12 +57,44 @@ def set_back(before: tuple[Any, ...]) -> None:
             generator.set_offset(offset)
 
 
+class _FoundError(Exception):
+    pass
+
+
+class _FirstDraw(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if hasattr(func, "_schema") and draws(func, args, kwargs or {}) and (kwargs or {}).get("generator") is None:
+            raise _FoundError(f"{func.__name__} in {running_line()}")
+        return func(*args, **(kwargs or {}))
+
+
+def first_draw(run: Callable[[], object]) -> str | None:
+    """The operation and the line of the first draw from torch's global generator, if this code draws at all.
+
+    Another thread may have moved the generator, which belongs to the process.
+
+    Args:
+        run: What is run once more, up to its first draw.
+    """
+    try:
+        with _FirstDraw():
+            run()
+    except _FoundError as seen:
+        return str(seen)
+    return None
+
+
 def draws(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether an operation draws when it is called so: not with a rate of zero, and not in evaluation mode."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
     names = {argument.name: argument.default_value for argument in func._schema.arguments} | given
+    # There are no numbers on meta.
+    if any(isinstance(value, torch.Tensor) and value.is_meta for value in names.values()):
+        return False
+    if names.get("device") is not None and torch.device(names["device"]).type == "meta":
+        return False
     return all(bool(names[name]) for name in _RATES if name in names)
 
 

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from functional_train.values.params import Params
 from functional_train.values.struct import struct
 
 Tree = Any
@@ -79,7 +78,7 @@ class Aux:
 
     Args:
         metrics: Name to tensor, to be recorded.
-        buffers: The module's new buffers.
+        buffers: The new buffers, in the structure of those that the loss was handed.
 
     Example:
         >>> import functional_train as ft, torch
@@ -88,8 +87,8 @@ class Aux:
     """
 
     metrics: Mapping[str, Any]
-    buffers: Params | None = None
+    buffers: Tree | None = None
 
-    def __init__(self, metrics: Mapping[str, Any] | None = None, buffers: Params | None = None) -> None:
+    def __init__(self, metrics: Mapping[str, Any] | None = None, buffers: Tree | None = None) -> None:
         object.__setattr__(self, "metrics", {} if metrics is None else metrics)
         object.__setattr__(self, "buffers", buffers)

@@ -1,5 +1,6 @@
 """Functions with hidden inputs, outputs or randomness."""
 
+import functools
 import itertools
 import os
 import subprocess
@@ -190,6 +191,57 @@ def writes_what_it_holds() -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return average, (x(),)
 
 
+def with_many() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    tensors = [torch.zeros(2) for _ in range(100)]
+
+    def add(x: Tensor) -> Tensor:
+        tensors[3].add_(1.0)
+        return x + 1.0
+
+    return add, (x(),)
+
+
+def with_sparse() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    held = torch.eye(2).to_sparse()
+
+    def add(x: Tensor) -> Tensor:
+        held.mul_(2.0)
+        return x + 1.0
+
+    return add, (x(),)
+
+
+def with_cache() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    @functools.cache
+    def mask(num: int) -> Tensor:
+        return torch.ones(num)
+
+    def multiply(x: Tensor) -> Tensor:
+        return x * mask(2)
+
+    return multiply, (x(),)
+
+
+def held_module() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    module = nn.Identity()
+    module.log = []  # pyright: ignore[reportArgumentType]
+
+    def run(x: Tensor) -> Tensor:
+        module.log.append(1.0)  # pyright: ignore[reportCallIssue]
+        return module(x) + 1.0
+
+    return run, (x(),)
+
+
+def returns_an_object() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    counts = itertools.count()
+
+    def give(x: Tensor) -> Any:
+        return {next(counts)}, x + 1.0
+
+    return give, (x(),)
+
+
 def returns_what_it_holds() -> tuple[Callable[..., Any], tuple[Any, ...]]:
     kept = torch.ones(2)
 
@@ -325,13 +377,18 @@ HIDING: dict[str, Impure] = {
     "constant held": Impure(lambda: with_weight(requires_grad=False), {HIDDEN}, "(x * weight).sum()"),
     "partial": Impure(with_partial, {HIDDEN}, "(x * weight).sum()"),
     "array held": Impure(with_numbers_of_numpy, {HIDDEN}, "torch.from_numpy(array)"),
+    "many held": Impure(with_many, {STATE}, "tensors[3].add_(1.0)"),
+    "sparse held": Impure(with_sparse, {STATE}, "held.mul_(2.0)"),
+    "cache": Impure(with_cache, {HIDDEN}, "x * mask(2)"),
+    "log of a held module": Impure(held_module, {STATE}, "module.log.append(1.0)"),
+    "object that differs": Impure(returns_an_object, {DIFFERS}, ""),
     "average held": Impure(writes_what_it_holds, {STATE}, "mean.lerp_"),
     "returned constant": Impure(returns_what_it_holds, {HIDDEN}, ""),
     "optimizer": Impure(steps_an_optimizer, {STATE, HIDDEN, GRADIENT}, "optimizer.step()"),
     ".backward()": Impure(goes_backward, {GRADIENT}, "loss.backward()"),
     "hook": Impure(registers_a_hook, {HOOK}, "weight.register_hook"),
     "hook of a module": Impure(registers_a_hook_of_a_module, {HOOK}, "module.register_forward_hook"),
-    "lazy module": Impure(with_lazy_module, {STATE}, "module(x).sum()"),
+    "lazy module": Impure(with_lazy_module, {STATE, HIDDEN}, "module(x).sum()"),
     "process": on_x(starts_a_process, FILE, "subprocess.run"),
     "torch.empty": on_x(reads_unfilled_memory, UNFILLED, "torch.empty(2)"),
     "new_empty": on_x(fills_in_part, UNFILLED, "x.new_empty((4, 2))"),

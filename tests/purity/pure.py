@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -148,6 +149,8 @@ OPTIMIZERS: Mapping[str, Callable[[], Any]] = {
         ft.clip_by_global_norm(1.0), ft.adamw(ft.schedules.warmup_cosine(1e-2, 2, 10))
     ),
     "sgd": partial(ft.sgd, momentum=0.9, nesterov=True),
+    "a rate that is a tensor": lambda: ft.sgd(rate()),
+    "a class of torch": lambda: ft.wrap_torch_optimizer(torch.optim.SGD, lr=0.1),
     "muon": ft.muon,
     "soap": ft.soap,
     "shampoo": ft.shampoo,
@@ -167,6 +170,44 @@ OPTIMIZERS: Mapping[str, Callable[[], Any]] = {
 
 def mixes_containers(pair: Pair, more: Mapping[str, list[Tensor]]) -> Pair:
     return Pair(pair.second * 2.0, more["a"][0] + 1.0)
+
+
+def builds_on_meta(x: Tensor) -> Tensor:
+    nn.Linear(2, 2, device="meta")
+    return x + 1.0
+
+
+def makes_arrays(x: Tensor) -> Tensor:
+    return x + torch.from_numpy(np.zeros(2, dtype=np.float32)).add_(1.0)
+
+
+def makes_a_generator(x: Tensor) -> Tensor:
+    return x + torch.rand(2, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass
+class Batch:
+    """A container that no library knows."""
+
+    x: Tensor
+    name: str
+
+
+def reads_attributes(batch: Batch) -> Batch:
+    return Batch(batch.x * 2.0, batch.name)
+
+
+def takes_a_module(module: nn.Module, x: Tensor) -> Any:
+    return module.eval()(x) if module.training else module(x)
+
+
+def linear() -> nn.Module:
+    with seeded():
+        return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+
+
+def rate() -> Tensor:
+    return torch.tensor(0.1)
 
 
 def returns_a_function(x: Tensor) -> Callable[[Tensor], Tensor]:
@@ -194,6 +235,7 @@ PURE: dict[str, Case] = {
     "key": with_key,
     "module in training": lambda: module(train=True),
     "module in evaluation": lambda: module(train=False),
+    "a generator of its own": lambda: (makes_a_generator, (x(),)),
     "a function": lambda: (returns_a_function, (x(),)),
     "nothing": lambda: (lambda: torch.zeros(2), ()),
     "nan": lambda: (lambda x: x / torch.zeros(2) * 0.0, (x(),)),
@@ -215,6 +257,14 @@ PURE: dict[str, Case] = {
     "complex": lambda: (lambda x: (x * 1j).conj().resolve_conj(), (x(),)),
     "bool": lambda: (lambda x: torch.empty(3, 2, dtype=torch.bool).copy_(x > 0), (x(),)),
     "sorting": lambda: (lambda x: torch.sort(x, dim=0), (x(),)),
+    "column": lambda: (lambda x: x + 1.0, (x()[:, 0],)),
+    "sum": lambda: (ft.grad(lambda params: params.sum()), (torch.ones(3),)),
+    "one of any stride": lambda: (lambda x: x + 1.0, (torch.zeros(1).expand(3)[:1],)),
+    "meta": lambda: (builds_on_meta, (x(),)),
+    "arrays of its own": lambda: (makes_arrays, (x(),)),
+    "dataclass": lambda: (reads_attributes, (Batch(x(), "name"),)),
+    "module in evaluation as argument": lambda: (takes_a_module, (linear(), x())),
+    "schedule of factors": lambda: (ft.schedules.multiplicative(0.1, lambda step: 0.9, 3), (torch.tensor(2),)),
     "array": lambda: (lambda array: torch.tensor(array.sum()), (np.ones(2),)),
     "requires grad": lambda: (loss_fn, (ft.tree.map(torch.Tensor.requires_grad_, params()), x())),
     "inference": lambda: (torch.inference_mode()(lambda x: x + 1.0), (x(),)),

@@ -1,6 +1,7 @@
 """Functions that write to their arguments, or return parts of them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.global_rng import seeded
-from tests.purity.impure import ALIAS, HIDDEN, INPUT, STATE, Impure, on_x, x
+from tests.purity.impure import ALIAS, HIDDEN, HOOK, INPUT, RANDOM, STATE, Impure, on_x, x
 
 
 def writes_in_place(x: Tensor) -> Tensor:
@@ -155,6 +156,64 @@ def returns_numpy_of_an_argument(x: Tensor) -> Tensor:
     return torch.from_numpy(x.numpy()[1:])
 
 
+def switches_a_module(module: nn.Module, x: Tensor) -> Any:
+    module.eval()
+    return module(x) + 1.0
+
+
+def hooks_a_module(module: nn.Module, x: Tensor) -> Any:
+    module.register_forward_hook(lambda module, args, output: None)
+    return module(x) + 1.0
+
+
+class Counting(nn.Module):
+    """What keeps more than parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Remember something."""
+        self.log.append(1.0)
+        return x + 1.0
+
+
+def calls(fn: Callable[..., Any], x: Tensor) -> Any:
+    return fn(x)
+
+
+@dataclass
+class Record:
+    """A container that no library knows."""
+
+    x: Tensor
+    count: int = 0
+
+
+def writes_an_attribute(record: Record) -> Tensor:
+    record.count += 1
+    return record.x + 1.0
+
+
+def writes_inside_an_object(record: Record) -> Tensor:
+    return record.x.add_(1.0) + 1.0
+
+
+def adds_to_a_set(seen: set[int], x: Tensor) -> Tensor:
+    seen.add(3)
+    return x + 1.0
+
+
+def seeds_a_generator(x: Tensor, generator: torch.Generator) -> Tensor:
+    generator.manual_seed(3)
+    return x + 1.0
+
+
+def returns_an_array(x: Tensor) -> Any:
+    return x.numpy()
+
+
 WRITING: dict[str, Impure] = {
     "x.mul_()": on_x(writes_in_place, INPUT, "x.mul_(2.0)"),
     "x.mul_(1.0)": on_x(writes_the_same_bits, INPUT, "x.mul_(1.0)"),
@@ -184,6 +243,18 @@ WRITING: dict[str, Impure] = {
         lambda: with_spectral_norm(nn.utils.parametrizations.spectral_norm), {STATE, HIDDEN}, "module(x).sum()"
     ),
     "lying operation": on_x(calls_a_liar, INPUT, "x.view(-1).numpy()[0] = 5.0"),
+    "mode of a module": Impure(lambda: (switches_a_module, (nn.ReLU(), x())), {INPUT}, "module.eval()"),
+    "hook of a given module": Impure(
+        lambda: (hooks_a_module, (nn.ReLU(), x())), {HOOK}, "module.register_forward_hook"
+    ),
+    "log of a module": Impure(lambda: (calls, (Counting(), x())), {INPUT}, "self.log.append(1.0)"),
+    "attribute of an argument": Impure(lambda: (writes_an_attribute, (Record(x()),)), {INPUT}, "record.count += 1"),
+    "tensor in an object": Impure(lambda: (writes_inside_an_object, (Record(x()),)), {INPUT}, "record.x.add_(1.0)"),
+    "given set": Impure(lambda: (adds_to_a_set, ({1}, x())), {INPUT}, "seen.add(3)"),
+    "given generator seeded": Impure(
+        lambda: (seeds_a_generator, (x(), torch.Generator())), {RANDOM}, "generator.manual_seed(3)"
+    ),
+    "returned array": on_x(returns_an_array, ALIAS, "return x.numpy()"),
     "returned view": on_x(returns_a_view, ALIAS, "return x[0]"),
     "returned x.detach()": on_x(returns_detached, ALIAS, "x.detach()"),
     "returned NumPy view": on_x(returns_numpy_of_an_argument, ALIAS, "torch.from_numpy"),

@@ -1,5 +1,6 @@
 """Who wrote to a state: found on entry, and when a step itself did."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_a_loss_that_draws_from_the_global_generator_is_found_in_that_step(make:
 
     step, state = make(loss_fn)
     before = torch.get_rng_state()
-    with pytest.raises(ft.PurityError, match=r"drew from the global generator of torch.*a key that the state owns"):
+    with pytest.raises(ft.PurityError, match=r"draws from the global generator of torch, with rand.*\n.*state owns"):
         step(state, torch.ones(2))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -97,3 +98,51 @@ def test_a_loss_may_write_to_what_it_made() -> None:
     batches = torch.arange(6.0).reshape(3, 2)
     alone = [step(state, batch)[1]["loss"] for batch in batches]
     assert torch.equal(torch.vmap(step, in_dims=(None, 0))(state, batches)[1]["loss"], torch.stack(alone))
+
+
+def test_another_thread_may_draw() -> None:
+    """A loader that draws meanwhile is not the step's fault, and its numbers do not come twice."""
+    step, state = _plain(_loss_fn)
+    drawn: list[Tensor] = []
+    turn, done = threading.Event(), threading.Event()
+
+    def load() -> None:
+        turn.wait()
+        drawn.append(torch.rand(2))
+        done.set()
+
+    def loss_fn(params: Any, batch: Tensor) -> Tensor:
+        turn.set()
+        done.wait()
+        return _loss_fn(params, batch)
+
+    with torch.random.fork_rng():
+        loader = threading.Thread(target=load)
+        loader.start()
+        watched, _ = _plain(loss_fn)[0](state, torch.ones(2))
+        loader.join()
+        assert not torch.equal(torch.rand(2), drawn[0])
+    assert torch.equal(watched.params["w"], step(state, torch.ones(2))[0].params["w"])
+
+
+def test_a_batch_may_be_anything() -> None:
+    """Leaves that are no tensors are passed on, whatever they are; a batch that loses its leaves is still named."""
+
+    class Odd:
+        def __getattr__(self, name: str) -> Any:
+            raise KeyError(name)
+
+    def loss_fn(params: Any, batch: Any) -> Tensor:
+        return _loss_fn(params, batch[1])
+
+    step, state = _plain(loss_fn)
+    assert int(step(state, [Odd(), torch.ones(2), "text", None, 3])[0].step) == 1
+
+    def clears(params: Any, batch: Any) -> Tensor:
+        x = batch[0].add_(1.0)
+        batch.clear()
+        return _loss_fn(params, x)
+
+    step, state = _plain(clears)
+    with pytest.raises(ft.PurityError, match="the batch was written to by this step"):
+        step(state, [torch.ones(2)])
