@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from functional_train.values._captured import held_by
 from functional_train.values.errors import StructureError
 from functional_train.values.tree._structure import items, map, tensors
 
@@ -31,7 +32,10 @@ def copied(tree: Any) -> Any:
     """Copy a tree with all it holds.
 
     Leaves that are one object, or parts of one memory, are so in the copy too. Functions stay what they are, and so
-    does what cannot be copied.
+    does what cannot be copied and holds no tensor.
+
+    Raises:
+        StructureError: what holds a tensor cannot be copied.
     """
     leaves = {id(leaf): leaf for leaf in tensors(tree)}.values()
     holders = Counter(_memory(leaf) for leaf in leaves)
@@ -84,5 +88,10 @@ def _object(leaf: Any, memo: dict[int, Any]) -> Any:
         return leaf
     try:
         return copy.deepcopy(leaf, memo)
-    except Exception:  # noqa: BLE001  # a class may refuse in any way
+    except Exception as error:  # a class may refuse in any way
+        if held_by([("", leaf)]).tensors:
+            raise StructureError(
+                f"a {type(leaf).__name__} among the arguments cannot be copied ({type(error).__name__}: {error}), so "
+                "that a check could do it harm. Pass its tensors; of a module, those of ft.functionalize(module)."
+            ) from error
         return leaf

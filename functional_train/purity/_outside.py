@@ -20,8 +20,6 @@ from functional_train.values._generators import generators, moved_since
 from functional_train.values._settings import SETTINGS, settings
 
 _HOOKS_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
-
-
 GRADIENT_OF = "the gradient of "
 LEFT_MODE = "a dispatch mode was left active"
 # Libraries below set these for themselves when they are first used.
@@ -106,7 +104,8 @@ class Outside:
             else:
                 yield Finding("captured state written", name, f"{name}, which is no argument, changed")
         for name, tensor in self.tensors:
-            yield from differing_facts(name, self.facts[name], facts(tensor), "captured state written")
+            if only is None or name in only:
+                yield from differing_facts(name, self.facts[name], facts(tensor), "captured state written")
         yield from self.held.findings(only)
         for name, old, new in zip(SETTINGS, self.settings, settings(), strict=True):
             if old != new:
@@ -205,10 +204,10 @@ def pop_modes(depth: int) -> None:
 
 def chosen(
     before: Mapping[str, Memory], places: Iterable[Place], only: AbstractSet[str] | None
-) -> tuple[Mapping[str, Memory], Iterable[Place]]:
+) -> tuple[Mapping[str, Memory], list[Place]]:
     """Those with the given names; None is all of them."""
     if only is None:
-        return before, places
+        return before, list(places)
     named = {name: memory for name, memory in before.items() if name in only}
     return named, [place for place in places if place.name in only]
 

@@ -62,15 +62,16 @@ class Arguments:
         Args:
             only: The subjects that are looked at; None is all of them.
         """
-        gradients = {place.name for place in self.places() if place.role == GRADIENTS}
-        gradients |= {name for name, memory in self.before.items() if memory.place.role == GRADIENTS}
-        for name, kinds in differences(*chosen(self.before, self.places(), only)).items():
-            if name in gradients:
+        before, places = chosen(self.before, self.places(), only)
+        roles = {place.name: place.role for place in [*places, *[memory.place for memory in before.values()]]}
+        for name, kinds in differences(before, places).items():
+            if roles[name] == GRADIENTS:
                 yield Finding("gradient written", name, f"{name} {' and '.join(sorted(kinds))}")
             else:
                 yield Finding("input written", name, f"{name!r} {' and '.join(sorted(kinds))}")
         for (name, tensor), old in zip(self.tensors, self.facts, strict=True):
-            yield from differing_facts(name, old, facts(tensor))
+            if only is None or name in only:
+                yield from differing_facts(name, old, facts(tensor))
         for name, array, old in self.arrays:
             if array.tobytes() != old:
                 yield Finding("input written", name, f"{name!r}, an array, changed")

@@ -58,7 +58,7 @@ def check_pure(fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
     Raises:
         PurityError: the function is not pure; `findings` has a `Finding` for each impurity, and the message says
             line and fix of each.
-        StructureError: `fn` is not callable, or an argument can be read only once.
+        StructureError: `fn` is not callable, or an argument can be read only once, or not be copied.
 
     Example:
         >>> import functional_train as ft, torch

@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -243,6 +244,17 @@ def test_what_cannot_be_checked() -> None:
         ft.StructureError, match=r"'batches/0' is a generator, which can be read only once.*Pass a list"
     ):
         ft.check_pure(lambda batches: x(), [batches()])
+
+    class Locked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+            self.lock = threading.Lock()
+
+    locked = Locked()
+    with pytest.raises(ft.StructureError, match=r"a Locked among the arguments cannot be copied.*Pass its tensors"):
+        ft.check_pure(lambda module: module.count.add_(1.0), locked)
+    assert locked.count == 0
     with ft.guard(), pytest.raises(ft.StructureError, match=r"outside of torch\.func transforms"):
         ft.check_pure(torch.sum, x())
 
