@@ -328,7 +328,7 @@ def test_sentences() -> None:
         loss.backward()
         optimizer.step()
         loss = None
-    lines = effects.describe().splitlines()
+    lines = effects.describe(30).splitlines()
     assert lines[0].startswith("`loss = (model(torch.ones(2)) + other(torch.ones(2))).sum()` called model and other")
     assert lines[1] == (
         "`loss.backward()` wrote model.weight.grad, model.bias.grad, other.weight.grad and other.bias.grad."
