@@ -46,12 +46,18 @@ def _floor_divide(x: Tensor, y: Tensor) -> Tensor:
     return torch.where((y == 0) | (torch.isinf(x / y) & torch.isfinite(x)), x / y, floor)
 
 
+def _floor_divide_any(x: Any, y: Any) -> Any:
+    found = _floor_divide(x, y)
+    # What stays this operation Inductor does not know; it takes it apart in the same way.
+    return torch.div(x, y, rounding_mode="floor") if found is NotImplemented else found
+
+
 def _divide(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     return _floor_divide(x, y) if rounding_mode == "floor" else NotImplemented
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    _aten.floor_divide.default: _floor_divide,
+    _aten.floor_divide.default: _floor_divide_any,
     _aten.div.Tensor_mode: _divide,
     _aten.div.Scalar_mode: _divide,
     _aten.remainder.Tensor: _remainder,

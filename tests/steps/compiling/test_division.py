@@ -55,8 +55,11 @@ def test_compiled_division() -> None:
     """In machine code, for all pairs of edges."""
     x, y = (each.flatten() for each in torch.meshgrid(torch.tensor(EDGES), torch.tensor(EDGES), indexing="ij"))
 
-    def fn(x: Tensor, y: Tensor) -> list[Tensor]:
-        return [x // y, x // 0.1, x % y, x % -0.3]
+    n = torch.arange(-98, 98)
 
-    for found, expected in zip(ft.compile(fn)(x, y), fn(x, y), strict=True):
+    def fn(x: Tensor, y: Tensor, n: Tensor) -> list[Tensor]:
+        floats = [x // y, x // 0.1, x % y, x % -0.3]
+        return [*floats, n // 3, n // -7, n % 5, n // (n * n + 1), n // 0.5, torch.div(n, 4, rounding_mode="floor")]
+
+    for found, expected in zip(ft.compile(fn)(x, y, n), fn(x, y, n), strict=True):
         assert_same_bits(found, expected)
