@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from functional_train.purity._watch import stored
+from functional_train.values._calls import leaves_by_name
 from functional_train.values._captured import held_by
 from functional_train.values.errors import StructureError
-from functional_train.values.tree._structure import items, map, tensors
+from functional_train.values.tree._structure import map, tensors
 
 # A tensor that is a smaller part of its memory than this is copied without the rest.
 _SMALL_PART = 0.25
@@ -19,13 +21,12 @@ _SMALL_PART = 0.25
 
 def check_repeatable(named: list[tuple[str, Any]]) -> None:
     """Refuse arguments that can be read only once."""
-    for name, argument in named:
-        for path, leaf in items(argument):
-            if isinstance(leaf, Iterator):
-                raise StructureError(
-                    f"{f'{name}/{path}' if path else name!r} is a {type(leaf).__name__}, which can be read only once, "
-                    "so that a second call cannot be compared with the first. Pass a list."
-                )
+    for path, leaf in leaves_by_name(named):
+        if isinstance(leaf, Iterator):
+            raise StructureError(
+                f"{path!r} is a {type(leaf).__name__}, which can be read only once, so that a second call cannot be "
+                "compared with the first. Pass a list."
+            )
 
 
 def copied(tree: Any) -> Any:
@@ -58,10 +59,9 @@ def copied(tree: Any) -> Any:
 
 
 def _memory(tensor: Tensor) -> int:
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse
-        return id(tensor)
+    # Of several parts, as a sparse one is, none shares its memory with another leaf.
+    is_whole = [id(part) for part in stored(tensor)] == [id(tensor)]
+    return tensor.untyped_storage()._cdata if is_whole else id(tensor)
 
 
 def _tensor(tensor: Tensor, memo: dict[int, Any], *, is_alone: bool) -> Tensor:

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from functional_train.purity._watch import parts
+from functional_train.purity._watch import stored
 from functional_train.purity.findings import Finding
 from functional_train.values._generators import draws
 from functional_train.values._lines import running_line
-from functional_train.values._operands import operands
+from functional_train.values._operands import LIFTED, name_of, operands
 from functional_train.values.tree._structure import tensors
 
 _ATEN = torch.ops.aten
-# What Python or NumPy made becomes a tensor without an operation; this comes right after.
-_LIFTED = (_ATEN.lift_fresh.default, _ATEN.lift_fresh_copy.default)
 _UNFILLED = (
     *(_ATEN.empty.memory_format, _ATEN.empty_strided.default, _ATEN.empty_permuted.default),
     *(_ATEN.empty_like.default, _ATEN.new_empty.default, _ATEN.new_empty_strided.default),
@@ -50,22 +48,13 @@ def spans(name: str, tensor: Tensor) -> list[Span]:
 
 
 def _memories(tensor: Tensor) -> Iterator[tuple[Memory, torch.UntypedStorage]]:
-    for storage in _storages(tensor):
+    for storage in [part.untyped_storage() for part in stored(tensor)]:
         try:
             start = storage.data_ptr()
         except RuntimeError:  # of a fake tensor
             continue
         if start:
             yield Memory(storage.device, start), storage
-
-
-def _storages(tensor: Tensor) -> list[torch.UntypedStorage]:
-    try:
-        if not hasattr(tensor, "__tensor_flatten__"):
-            return [tensor.untyped_storage()]
-        return [part.untyped_storage() for part in parts(tensor)]
-    except (NotImplementedError, RuntimeError, ValueError):  # sparse, and other tensors of several parts
-        return [part.untyped_storage() for part in parts(tensor)]
 
 
 class Operations(TorchDispatchMode):
@@ -122,7 +111,7 @@ class Operations(TorchDispatchMode):
         for tensor, is_written in operands(func, args, kwargs):
             for memory, storage in _memories(tensor):
                 known.add(memory)
-                if memory in self.made or (func in _LIFTED and self.takes_as_made(storage)):
+                if memory in self.made or (func in LIFTED and self.takes_as_made(storage)):
                     self.made.add(memory)
                 elif is_written and torch.Tag.inplace_view not in func.tags:
                     self._note_write(func, tensor, memory, is_lent=not storage.resizable())
@@ -169,27 +158,27 @@ class Operations(TorchDispatchMode):
     def _note_draw(self, func: Any, generator: torch.Generator | None) -> None:
         line = running_line(self.within)
         if generator is None:
-            what = f"{_name(func)} draws from the global generator of torch"
+            what = f"{name_of(func)} draws from the global generator of torch"
             self.report(Finding("randomness", "torch", what, line))
             return
         if id(generator) not in self.drawn_from:
             self.drawn_from[id(generator)] = (generator, generator.get_state())
         name = self.generators.get(id(generator))
         if name is not None:
-            what = f"{_name(func)} moves the generator {name!r}, which is an argument"
+            what = f"{name_of(func)} moves the generator {name!r}, which is an argument"
             self.report(Finding("randomness", name, what, line))
         else:
             self.note_uncertain(
-                id(generator), Finding("randomness", "", f"{_name(func)} draws from a torch.Generator", line)
+                id(generator), Finding("randomness", "", f"{name_of(func)} draws from a torch.Generator", line)
             )
 
     def _note_write(self, func: Any, tensor: Tensor, memory: Memory, *, is_lent: bool) -> None:
         owner, line = self.owner_of(memory), running_line(self.within)
         if owner is not None:
-            self.report(Finding("input written", owner, f"{_name(func)} writes to {owner!r}", line))
+            self.report(Finding("input written", owner, f"{name_of(func)} writes to {owner!r}", line))
         else:
             name = self.name_of(tensor)
-            what = f"{_name(func)} writes to {name}, {self.stranger}"
+            what = f"{name_of(func)} writes to {name}, {self.stranger}"
             finding = Finding("captured state written", name, what, line)
             # Memory of NumPy's may have been made by the function, which no operation tells.
             if is_lent:
@@ -206,7 +195,3 @@ class Operations(TorchDispatchMode):
         # Of a bool only one bit may be set.
         numbers[num_filled:] = byte & 1 if tensor.dtype is torch.bool else byte
         self.unfilled.append(running_line(self.within))
-
-
-def _name(func: Any) -> str:
-    return func._schema.name.partition("::")[2]

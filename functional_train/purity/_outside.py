@@ -1,23 +1,22 @@
 """What a function could change besides its arguments: as it was, what became of it, and back to what it was."""
 
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from functional_train.purity._held import Held
-from functional_train.purity._watch import GRADIENTS, Memory, Place, differences, parts, remember
+from functional_train.purity._watch import GRADIENTS, Memory, Place, differences, parts, remember, stored
 from functional_train.purity.findings import Finding
 from functional_train.values._captured import Captured
-from functional_train.values._generators import generators, moved_since
-from functional_train.values._settings import SETTINGS, settings
+from functional_train.values._generators import generators, moved_since, put_back
+from functional_train.values._settings import SETTINGS, restore_settings, settings
 
 _HOOKS_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 GRADIENT_OF = "the gradient of "
@@ -122,7 +121,8 @@ class Outside:
 
     def restore(self) -> None:
         """Put back numbers, gradients, hooks, settings, generators, and the contents of containers and attributes."""
-        _restore_settings(self.settings, self.depth)
+        pop_modes(self.depth)
+        restore_settings(self.settings)
         with torch.no_grad():
             for name, tensor in self.tensors:
                 memory = self.before[name]
@@ -133,7 +133,7 @@ class Outside:
                 gradient = self.before.get(f"{GRADIENT_OF}{name}")
                 if gradient is not None:
                     _restore_gradient(tensor, gradient)
-        _restore_generators(self.generators)
+        put_back(self.generators)
         variables, folder = self.environment
         now = _environment()
         if now[0] != variables:
@@ -154,10 +154,7 @@ def _environment() -> tuple[dict[str, str], Path]:
 
 def is_lent(tensor: Tensor) -> bool:
     """Whether a tensor's memory belongs to NumPy, or whoever else made it."""
-    try:
-        return not tensor.untyped_storage().resizable()
-    except (NotImplementedError, RuntimeError, ValueError):  # sparse, or lazy
-        return False
+    return any(not part.untyped_storage().resizable() for part in stored(tensor))
 
 
 def _with_names_once(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -165,35 +162,6 @@ def _with_names_once(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str,
     for name, tensor in named:
         seen[name] += 1
         yield (name if seen[name] == 1 else f"{name} ({seen[name]})"), tensor
-
-
-# In the order of SETTINGS; inference mode ends with the object that began it.
-_SETTERS: tuple[Callable[[Any], Any], ...] = (
-    torch.set_grad_enabled,
-    lambda value: None,
-    torch.set_default_dtype,
-    lambda value: torch.set_autocast_enabled("cpu", value),
-    lambda value: torch.set_autocast_enabled("cuda", value),
-    lambda value: torch.set_autocast_dtype("cpu", value),
-    lambda value: torch.set_autocast_dtype("cuda", value),
-    torch.use_deterministic_algorithms,
-    torch.set_float32_matmul_precision,
-    torch.set_num_threads,
-    torch.backends.cuda.enable_flash_sdp,
-    torch.backends.cuda.enable_mem_efficient_sdp,
-    torch.backends.cuda.enable_math_sdp,
-    torch.backends.cuda.enable_cudnn_sdp,
-    torch.set_default_device,
-)
-
-
-def _restore_settings(before: tuple[Any, ...], depth: int) -> None:
-    pop_modes(depth)
-    for setter, old, new in zip(_SETTERS, before, settings(), strict=False):
-        if old != new:
-            setter(old)
-    while torch._C._len_torch_function_stack() > before[-1]:
-        torch._C._pop_torch_function_stack()
 
 
 def pop_modes(depth: int) -> None:
@@ -231,19 +199,3 @@ def _restore_gradient(tensor: Tensor, memory: Memory) -> None:
     elif tensor.grad is not gradient or differences({memory.place.name: memory}, [memory.place]):
         _write_back(gradient, memory.content)
         tensor.grad = gradient
-
-
-def _restore_generators(before: Mapping[str, Any]) -> None:
-    moved = moved_since(before)
-    for name in moved:
-        if name == "torch":
-            torch.set_rng_state(torch.frombuffer(bytearray(before[name]), dtype=torch.uint8))
-        elif name == "random":
-            sys.modules["random"].setstate(before[name])
-        elif name == "numpy.random":
-            library: Any = sys.modules["numpy"]
-            words, *rest = before[name]
-            sys.modules["numpy.random"].set_state(("MT19937", library.frombuffer(words, dtype="uint32"), *rest))
-        else:
-            state = torch.frombuffer(bytearray(before[name]), dtype=torch.uint8)
-            torch.cuda.set_rng_state(state, int(name.partition(":")[2]))

@@ -5,12 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from functional_train.purity._watch import Place, parts
-from functional_train.values._operands import operands
+from functional_train.purity._watch import Place, stored
+from functional_train.values._operands import given_by_name, name_of, operands
 from functional_train.values.tree._structure import tensors
 
 # They ask a tensor for its shape, dtype or device.
@@ -57,13 +55,7 @@ class Span(NamedTuple):
 
 def spans(tensor: Tensor) -> list[Span]:
     """Where the content of a tensor of any kind lies; a tensor without a storage has none."""
-    while is_functorch_wrapped_tensor(tensor):
-        tensor = get_unwrapped(tensor)
-    if is_lazy(tensor):
-        return []
-    is_whole = tensor.layout is torch.strided and not hasattr(tensor, "__tensor_flatten__")
-    plain = [tensor] if is_whole else parts(tensor)
-    return [_span(part) for part in plain if torch._C._has_storage(part)]
+    return [_span(part) for part in stored(tensor)]
 
 
 def _span(tensor: Tensor) -> Span:
@@ -130,10 +122,10 @@ def _read(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterat
     if not hasattr(func, "_schema"):  # an operator on functions, such as cond
         yield from tensors((args, kwargs))
         return
-    name = func._schema.name.partition("::")[2]
+    name = name_of(func)
     if not _OF_SHAPES.isdisjoint((name, f"{name}.{func._overloadname}")) or torch.Tag.inplace_view in func.tags:
         return
-    given = {**dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)), **kwargs}
+    given = given_by_name(func, args, kwargs)
     unused = {id(given.get(argument)) for argument in _unused(name, given)}
     overwrites = _overwrites(func, name, given)
     for tensor, is_written in operands(func, args, kwargs):

@@ -26,7 +26,7 @@ from functional_train.purity._outside import (
 )
 from functional_train.purity._watch import GRADIENTS, Place, Watch, differences, parts, remember, same_content
 from functional_train.purity.findings import Finding
-from functional_train.values._calls import arguments_by_name
+from functional_train.values._calls import arguments_by_name, leaves_by_name
 from functional_train.values._captured import Captured, held_by, is_array
 from functional_train.values.tree._structure import as_known_mappings, items, leaves, same_structure, tensors
 
@@ -43,14 +43,18 @@ class Arguments:
 
     def __init__(self, named: list[tuple[str, Any]]) -> None:
         self.watch = Watch(dict(named))
-        objects = held_by(list(_objects(named)))
-        known = {id(place.value) for place in self.watch.places()}
+        places = self.watch.places()
+        known = {id(place.value) for place in places}
+        inner = list(leaves_by_name([(name, as_known_mappings(tree)) for name, tree in named]))
+        objects = held_by(
+            [(path, leaf) for path, leaf in inner if not isinstance(leaf, (Tensor, FunctionType, *_PLAIN))]
+        )
         self.inside = [(objects.names[id(leaf)], leaf) for leaf in objects.tensors if id(leaf) not in known]
         self.held = Held(objects, "input written", "")
-        self.before = remember(self.places())
-        self.tensors = [*named_tensors(named), *self.inside]
+        self.before = remember([*places, *places_of(self.inside)])
+        self.tensors = [*_tensors_at(places), *self.inside]
         self.facts = [facts(tensor) for _, tensor in self.tensors]
-        self.arrays = [(name, leaf, leaf.tobytes()) for name, leaf in _named_arrays(named)]
+        self.arrays = [(path, leaf, leaf.tobytes()) for path, leaf in inner if is_array(leaf)]
 
     def places(self) -> list[Place]:
         """All tensors, and what can be written to beside them."""
@@ -94,12 +98,7 @@ class Run:
         named = arguments_by_name(fn, *given)
         self.arguments = Arguments(named)
         self.spans = [span for name, tensor in self.arguments.tensors for span in spans(name, tensor)]
-        generators = {
-            id(leaf): f"{name}/{path}" if path else name
-            for name, tree in named
-            for path, leaf in items(tree)
-            if isinstance(leaf, torch.Generator)
-        }
+        generators = {id(leaf): path for path, leaf in leaves_by_name(named) if isinstance(leaf, torch.Generator)}
         self.owned = captured.owned
         self.findings: list[Finding] = []
         self.clocks: list[tuple[str, str]] = []
@@ -183,14 +182,6 @@ def _memories(output: Any) -> set[Memory]:
     return {span.memory for tensor in tensors(as_known_mappings(output)) for span in spans("", tensor)}
 
 
-def _objects(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The leaves of arguments that may hold more than a value."""
-    for name, tree in named:
-        for path, leaf in items(as_known_mappings(tree)):
-            if not isinstance(leaf, (Tensor, FunctionType, *_PLAIN)):
-                yield f"{name}/{path}" if path else name, leaf
-
-
 def _with_arrays(output: Any) -> Iterator[tuple[str, Any]]:
     """The leaves of a result, arrays as tensors of their memory."""
     for path, leaf in items(as_known_mappings(output)):
@@ -200,15 +191,11 @@ def _with_arrays(output: Any) -> Iterator[tuple[str, Any]]:
 
 def named_tensors(named: Iterable[tuple[str, Any]]) -> list[tuple[str, Tensor]]:
     """The tensors that arguments hold, with their paths."""
-    places = Watch(dict(named)).places()
+    return _tensors_at(Watch(dict(named)).places())
+
+
+def _tensors_at(places: Iterable[Place]) -> list[tuple[str, Tensor]]:
     return [(one.name, one.value) for one in places if isinstance(one.value, Tensor) and one.role != GRADIENTS]
-
-
-def _named_arrays(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    for name, tree in named:
-        for path, leaf in items(as_known_mappings(tree)):
-            if is_array(leaf):
-                yield f"{name}/{path}" if path else name, leaf
 
 
 def same_result(one: Any, other: Any) -> bool:

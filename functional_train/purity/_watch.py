@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
@@ -248,6 +249,17 @@ def parts(tensor: Tensor) -> list[Tensor]:
     if tensor.layout in {torch.sparse_csc, torch.sparse_bsc}:
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values().detach()]
     return [tensor.detach().resolve_conj().resolve_neg()]
+
+
+def stored(tensor: Tensor) -> list[Tensor]:
+    """The tensor itself, or the parts of one of another kind, as far as they lie in a storage."""
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    if is_lazy(tensor):
+        return []
+    is_whole = tensor.layout is torch.strided and not hasattr(tensor, "__tensor_flatten__")
+    plain = [tensor] if is_whole else parts(tensor)
+    return [part for part in plain if torch._C._has_storage(part)]
 
 
 def same_content(old: list[Tensor], new: list[Tensor]) -> bool:

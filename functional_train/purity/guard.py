@@ -13,7 +13,7 @@ from functional_train.purity._files import watched_files
 from functional_train.purity._operations import Memory, Operations, spans
 from functional_train.purity._outside import Outside
 from functional_train.purity.findings import Finding
-from functional_train.values._captured import Captured
+from functional_train.values._captured import held_by
 from functional_train.values.errors import PurityError, StructureError
 
 
@@ -59,7 +59,7 @@ def guard() -> Generator[None]:
 
     if torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
         raise StructureError("guard() watches a whole call: put it around a transform of torch.func, or a trace.")
-    outside = Outside(Captured([], {}, [], [], [], [], set()), [])
+    outside = Outside(held_by([]), [])
     operations = _Guarded((), {}, refuse, {}, stranger="which was there before")
     try:
         with watched_files(refuse), watched_calls(refuse, accumulates=operations.gradient_of_a_stranger), operations:

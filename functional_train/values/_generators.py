@@ -9,6 +9,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional_train.values._lines import running_line
+from functional_train.values._operands import given_by_name
 
 # Arguments of operations that draw nothing where one of these is zero or false.
 _RATES = ("dropout_p", "dropout", "train", "training")
@@ -33,6 +34,22 @@ def moved_since(before: Mapping[str, Any]) -> list[str]:
     """Names of those that have another state than they had."""
     after = generators()
     return [name for name, state in before.items() if after.get(name) != state]
+
+
+def put_back(before: Mapping[str, Any]) -> None:
+    """Bring every global generator back to where it was when `generators` was asked."""
+    for name in moved_since(before):
+        if name == "torch":
+            torch.set_rng_state(torch.frombuffer(bytearray(before[name]), dtype=torch.uint8))
+        elif name == "random":
+            sys.modules["random"].setstate(before[name])
+        elif name == "numpy.random":
+            library: Any = sys.modules["numpy"]
+            words, *rest = before[name]
+            sys.modules["numpy.random"].set_state(("MT19937", library.frombuffer(words, dtype="uint32"), *rest))
+        else:
+            state = torch.frombuffer(bytearray(before[name]), dtype=torch.uint8)
+            torch.cuda.set_rng_state(state, int(name.partition(":")[2]))
 
 
 def mark() -> tuple[Any, ...]:
@@ -88,8 +105,8 @@ def draws(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether an operation draws when it is called so: not with a rate of zero, and not in evaluation mode."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
-    given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
-    names = {argument.name: argument.default_value for argument in func._schema.arguments} | given
+    defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
+    names = defaults | given_by_name(func, args, kwargs)
     # There are no numbers on meta.
     if any(isinstance(value, torch.Tensor) and value.is_meta for value in names.values()):
         return False

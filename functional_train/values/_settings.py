@@ -1,5 +1,6 @@
 """Settings of the process on which numbers depend."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,3 +47,30 @@ SETTINGS = (
     "the default device",
     "the number of active torch function modes",
 )
+# In the order of SETTINGS; inference mode ends with the object that began it.
+_SETTERS: tuple[Callable[[Any], Any], ...] = (
+    torch.set_grad_enabled,
+    lambda value: None,
+    torch.set_default_dtype,
+    lambda value: torch.set_autocast_enabled("cpu", value),
+    lambda value: torch.set_autocast_enabled("cuda", value),
+    lambda value: torch.set_autocast_dtype("cpu", value),
+    lambda value: torch.set_autocast_dtype("cuda", value),
+    torch.use_deterministic_algorithms,
+    torch.set_float32_matmul_precision,
+    torch.set_num_threads,
+    torch.backends.cuda.enable_flash_sdp,
+    torch.backends.cuda.enable_mem_efficient_sdp,
+    torch.backends.cuda.enable_math_sdp,
+    torch.backends.cuda.enable_cudnn_sdp,
+    torch.set_default_device,
+)
+
+
+def restore_settings(before: tuple[Any, ...]) -> None:
+    """Bring the process back to what `settings` was."""
+    for setter, old, new in zip(_SETTERS, before, settings(), strict=False):
+        if old != new:
+            setter(old)
+    while torch._C._len_torch_function_stack() > before[-1]:
+        torch._C._pop_torch_function_stack()

@@ -12,34 +12,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import functional_train as ft
 from tests.global_rng import seeded
+from tests.purity.loops import X, Y, make_model, turn
 
-X, Y = torch.linspace(-1.0, 1.0, 24).reshape(6, 4).sin(), torch.tensor([0, 1, 2, 0, 1, 2])
 WEIGHTS = {"model.0.weight", "model.0.bias", "model.2.weight", "model.2.bias"}
 GRADS = {f"{name}.grad" for name in WEIGHTS}
 BATCH = {"batch/0", "batch/1"}
 
 
-def make_model(middle: nn.Module | None = None) -> nn.Sequential:
-    with seeded():
-        return nn.Sequential(nn.Linear(4, 5), middle or nn.Tanh(), nn.Linear(5, 3))
-
-
 def state_of(*entries: str, names: set[str] = WEIGHTS) -> set[str]:
     return {f"optimizer.state[{name}].{entry}" for name in names for entry in entries}
-
-
-def turn(effects: Any, model: nn.Module, optimizer: torch.optim.Optimizer, set_to_none: bool = True) -> None:
-    """One turn of the usual loop, phase by phase."""
-    with effects.phase("zero_grad"):
-        optimizer.zero_grad(set_to_none)
-    with effects.phase("forward"):
-        output = model(X)
-    with effects.phase("loss"):
-        loss = F.cross_entropy(output, Y)
-    with effects.phase("backward"):
-        loss.backward()
-    with effects.phase("step"):
-        optimizer.step()
 
 
 def recorded(model: nn.Module, optimizer: torch.optim.Optimizer, set_to_none: bool = True) -> ft.Effects:

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_train.values._calls import arguments_by_name
+from functional_train.values._calls import arguments_by_name, leaves_by_name
 from functional_train.values._settings import SETTINGS
 from functional_train.values.errors import CompileError, StructureError
-from functional_train.values.tree._structure import items
 
 _ANY_LENGTH = "any length"
 _KINDS = frozenset({Tensor, torch.nn.Parameter})
@@ -83,8 +82,7 @@ def _constant(leaf: Any) -> Any:
 
 def paths_of(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """The path of each leaf of a call's arguments, which begins with the parameter's name."""
-    heads = arguments_by_name(fn, args, kwargs)
-    return [f"{head}/{path}" if path else head for head, tree in heads for path, _ in items(tree)]
+    return [path for path, _ in leaves_by_name(arguments_by_name(fn, args, kwargs))]
 
 
 def differences(old: Sequence[Any], new: Sequence[Any], names: Sequence[str] = SETTINGS) -> Iterator[str]:

@@ -32,12 +32,10 @@ from functional_train.steps.compiling._division import DECOMPOSITIONS
 from functional_train.steps.compiling._source import drawing_line, draws_from_numpy, raising_line
 from functional_train.values._generators import draws, generators, moved_since
 from functional_train.values._lines import running_line
-from functional_train.values._operands import operands
+from functional_train.values._operands import LIFTED, operands
 from functional_train.values.errors import CompileError
 
 _DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
-# Made in the trace from Python numbers, and so baked in with them.
-_LITERAL = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
 # What these compute depends on where numbers lie.
 _BOUND_TO_STRIDES = {
     torch.ops.aten.as_strided.default,
@@ -292,7 +290,8 @@ def _lift_captured(recorded: GraphModule, names: Mapping[int, str]) -> list[Tens
         value: Any = recorded
         for part in node.target.split("."):
             value = getattr(value, part)
-        if not isinstance(value, Tensor) or (node.users and all(user.target in _LITERAL for user in node.users)):
+        # What was made in the trace from Python numbers is baked in with them.
+        if not isinstance(value, Tensor) or (node.users and all(user.target in LIFTED for user in node.users)):
             continue
         if value.requires_grad:
             raise CompileError(
