@@ -7,7 +7,7 @@ from functional_train.steps.state import check_untouched, versions_of
 from functional_train.values._generators import first_draw, mark, set_back
 from functional_train.values._watching import is_unmoded
 from functional_train.values.errors import PurityError
-from functional_train.values.tree._structure import items, tensors
+from functional_train.values.tree._structure import flatten, items
 from functional_train.values.types import StepFn, Tree
 
 _WHEN = "by this step, in its loss or its update"
@@ -22,17 +22,23 @@ def checked(step: StepFn) -> StepFn:
     Args:
         step: Any step.
     """
+    # To ask the generator, 5 kB are copied. So it is asked once a step, as long as nobody draws between steps.
+    known: tuple[Any, ...] | None = None
+    others_draw = False
 
     @functools.wraps(step)
     def checked_step(state: Any, batch: Tree) -> Any:
+        nonlocal known, others_draw
         check_untouched(state)
         # A trace refuses for itself.
         if not is_unmoded():
             result = step(state, batch)
             check_untouched(state, _WHEN)
             return result
-        given = tensors(batch)
-        versions, drawn = versions_of(given), mark()
+        given = flatten(batch)[0]
+        versions = versions_of(given)
+        asked = known is None or others_draw
+        drawn = mark() if asked else known
         result = step(state, batch)
         check_untouched(state, _WHEN)
         if versions_of(given) != versions:
@@ -43,14 +49,18 @@ def checked(step: StepFn) -> StepFn:
                 f"{f'{path!r} of the batch' if path else 'the batch'} was written to {_WHEN}. Compute a new value "
                 "(x = x + 1, not x += 1), or work on x.clone(); ft.check_pure(step, state, batch) names the line."
             )
-        # Another thread may have drawn; its numbers are not to come twice.
-        line = first_draw(lambda: step(state, batch)) if mark() != drawn else None
-        if line is not None:
-            set_back(drawn)
-            raise PurityError(
-                f"this step draws from the global generator of torch, with {line}\nDraw with ft.random from a key that "
-                "the state owns, and in a module with apply(params, x, key=key)."
-            )
+        known = mark()
+        if known != drawn:
+            # Others may have drawn, before it or in another thread; their numbers are not to come twice.
+            line = first_draw(lambda: step(state, batch))
+            others_draw = line is None
+            if line is not None:
+                if asked and drawn is not None:
+                    set_back(drawn)
+                raise PurityError(
+                    f"this step draws from the global generator of torch, with {line}\nDraw with ft.random from a key "
+                    "that the state owns, and in a module with apply(params, x, key=key)."
+                )
         return result
 
     return checked_step
