@@ -16,6 +16,10 @@ from functional_train.purity.check import check_pure
 from functional_train.purity.effects import Effects, record_effects
 from functional_train.purity.findings import Finding
 from functional_train.purity.guard import guard
+from functional_train.runs import data
+from functional_train.runs.checkpoints.checkpointer import Checkpointer, Saved
+from functional_train.runs.checkpoints.files import load, save
+from functional_train.runs.checkpoints.weights import load_weights, save_weights
 from functional_train.runs.fit import fit
 from functional_train.runs.history import History, early_stopping
 from functional_train.steps.compiling._compiled import Compiled
@@ -146,6 +150,7 @@ from functional_train.updates.transforms._trust_ratio import scale_by_trust_rati
 from functional_train.values import random, tree
 from functional_train.values.errors import (
     BatchesError,
+    CheckpointError,
     CompileError,
     FunctionalTrainError,
     HyperparameterError,
@@ -168,7 +173,8 @@ __all__ = [
     "ASGDState", "AccumulateState", "AdEMAMixState", "AdaHessianState", "AdadeltaState", "AdafactorState",
     "AdagradState", "AdamState", "AdamaxState", "AdanState", "Aux", "AverageState",
     "BatchesError",
-    "CAMEState", "CacheInfo", "CompileError", "CompileReport", "Compiled", "ConditionFn", "ConditionState",
+    "CAMEState", "CacheInfo", "CheckpointError", "Checkpointer", "CompileError", "CompileReport",
+    "Compiled", "ConditionFn", "ConditionState",
     "DAdaptAdamState", "DAdaptSGDState", "DiagonalFn",
     "Effects", "EmaState", "EmptyState",
     "Finding", "FiniteState", "Functional", "FunctionalTrainError",
@@ -182,7 +188,7 @@ __all__ = [
     "OwnershipError",
     "Params", "PartitionState", "PathError", "PlateauState", "ProdigyState", "PsgdState", "PurityError",
     "RAdamState", "RMSpropState", "RpropState",
-    "ScaledState", "Schedule", "ScheduleFreeState", "ScheduledState", "SecondMomentState", "ShampooState",
+    "Saved", "ScaledState", "Schedule", "ScheduleFreeState", "ScheduledState", "SecondMomentState", "ShampooState",
     "SignumState", "SoapState", "SophiaState", "StepFn", "StructureError",
     "TorchClassState", "TorchRun", "TrainState",
     "UpdateFn",
@@ -192,26 +198,26 @@ __all__ = [
     "adopt", "apply_if_finite", "apply_updates", "asam", "asgd", "average_params", "averaged_params",
     "came", "cautious", "centralize", "chain", "check_pure", "clip_by_block_rms", "clip_by_global_norm",
     "clip_by_leaf_norm", "clip_by_value", "compile", "conditionally_mask", "conditionally_transform",
-    "dadapt_adam", "dadapt_sgd",
+    "dadapt_adam", "dadapt_sgd", "data",
     "early_stopping", "ema", "ema_params",
     "fit", "fold", "freeze", "from_torch", "functionalize",
     "galore", "gauss_newton_bartlett", "grad", "grad_and_value", "graft", "grokfast_ema", "grokfast_ma", "guard",
     "hutchinson",
     "identity", "incremental_update", "init_scaled_state", "init_state", "inject_hyperparams", "iterate",
     "kahan", "keep_params_nonnegative",
-    "lamb", "laprop", "lars", "lbfgs", "lion", "lookahead", "lora_init", "lora_merge",
+    "lamb", "laprop", "lars", "lbfgs", "lion", "load", "load_weights", "lookahead", "lora_init", "lora_merge",
     "make_scaled_step", "make_step", "make_update", "mars", "masked", "master_weights", "merge", "mixed_precision",
     "monitor", "muon",
     "nadam", "named_chain", "negate", "normalize_by_global_norm", "novograd",
     "param_groups", "partition", "periodic_update", "plot", "prodigy", "project", "projections", "psgd",
     "radam", "random", "record_effects", "reduce_on_plateau", "reduce_variance", "repeat", "rmsprop", "rprop",
-    "sam", "scale", "scale_by_adadelta", "scale_by_adagrad", "scale_by_adahessian", "scale_by_adam", "scale_by_adamax",
-    "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_asgd", "scale_by_belief", "scale_by_came",
-    "scale_by_factored_rms", "scale_by_laprop", "scale_by_layer_norm", "scale_by_lion", "scale_by_lr", "scale_by_muon",
-    "scale_by_nadam", "scale_by_param_norm", "scale_by_param_rms", "scale_by_psgd", "scale_by_radam",
-    "scale_by_rmsprop", "scale_by_rprop", "scale_by_shampoo", "scale_by_sign", "scale_by_signum",
-    "scale_by_simplified_ademamix", "scale_by_soap", "scale_by_sophia", "scale_by_sparse_adam", "scale_by_stable_adam",
-    "scale_by_trust_ratio", "scale_by_yogi", "scan", "schedule_free", "schedule_free_adamw",
+    "sam", "save", "save_weights", "scale", "scale_by_adadelta", "scale_by_adagrad", "scale_by_adahessian",
+    "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_asgd",
+    "scale_by_belief", "scale_by_came", "scale_by_factored_rms", "scale_by_laprop", "scale_by_layer_norm",
+    "scale_by_lion", "scale_by_lr", "scale_by_muon", "scale_by_nadam", "scale_by_param_norm", "scale_by_param_rms",
+    "scale_by_psgd", "scale_by_radam", "scale_by_rmsprop", "scale_by_rprop", "scale_by_shampoo", "scale_by_sign",
+    "scale_by_signum", "scale_by_simplified_ademamix", "scale_by_soap", "scale_by_sophia", "scale_by_sparse_adam",
+    "scale_by_stable_adam", "scale_by_trust_ratio", "scale_by_yogi", "scan", "schedule_free", "schedule_free_adamw",
     "schedule_free_eval_params", "schedule_free_radam", "schedule_free_sgd", "schedules", "set_to_zero", "sgd",
     "shampoo", "sign_sgd", "signum", "simplified_ademamix", "soap", "sophia", "sparse_adam", "stable_adamw",
     "stateless", "static_field", "stochastic_rounding", "struct", "swa_params",

@@ -1,20 +1,24 @@
 """`fit`: a fold of a step with progress, evaluation, records, and an orderly end."""
 
 import contextlib
-import itertools
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import torch
 
+from functional_train.runs.checkpoints.checkpointer import Checkpointer, Saved
 from functional_train.runs.history import History, Recorder
 from functional_train.runs.interrupts import Interrupts
+from functional_train.runs.passes import END_OF_PASS, passes
 from functional_train.runs.placement import place
 from functional_train.runs.progress import Progress, note
 from functional_train.steps.compiling._donate import Consumed
-from functional_train.values.errors import BatchesError, HyperparameterError, NonFiniteError
+from functional_train.steps.state import position
+from functional_train.values.errors import HyperparameterError, NonFiniteError, StructureError
 from functional_train.values.tree._build import copy
 from functional_train.values.tree._structure import device_of
 from functional_train.values.types import StepFn
@@ -36,6 +40,8 @@ def fit(
     observers: Sequence[Observer] = (),
     log_every: int = 100,
     check_finite: bool = True,
+    checkpoint: Checkpointer | str | PathLike[str] | None = None,
+    time_limit: float | None = None,
     progress: bool = True,
 ) -> tuple[Any, History]:
     """Train, and return the last state and what was recorded.
@@ -48,9 +54,10 @@ def fit(
         step: `(state, batch) -> (state, metrics)`.
         state: Where to begin, as `init_state` makes it; it stays as it is, and a step that donates moves a copy. Then
             an observer that keeps a state has to copy it.
-        batches: Any iterable of batches, a `torch.utils.data.DataLoader` included, read from its beginning whatever
-            `state.step` is: to go on in the middle, pass the batches that are left. When it ends before `steps` and can
-            be iterated again, it is. Tensors are moved to the state's device.
+        batches: `ft.data.Batches` or a `Loader`, read from position `state.step` on; or any iterable of batches, a
+            `torch.utils.data.DataLoader` included, read from its beginning whatever `state.step` is: to go on in the
+            middle, pass the batches that are left, and to resume exactly let it give the same ones in each process.
+            When it ends before `steps` and can be iterated again, it is. Tensors are moved to the state's device.
         steps: How many further steps to take; by default one pass over `batches`.
         evaluate: `state -> metrics`, a pure function; recorded as `"eval/..."`.
         evaluate_every: Steps between evaluations; by default one evaluation a pass over `batches`. The last state is
@@ -61,6 +68,12 @@ def fit(
         log_every: Most steps between two log times, at least 1.
         check_finite: Whether a loss that is not finite ends the run with an error, at log time; not where the step
             reports a metric `"skipped"` that is not 0, as `make_scaled_step` does when it stepped over an overflow.
+        checkpoint: A `Checkpointer`, or a folder for one with its defaults. When it has a checkpoint, the run goes on
+            from the newest whole one as if it had never stopped: `steps` and one pass are counted from `state`, and
+            batches that were consumed are passed over. So the same call resumes a run, or returns at once what it had
+            come to. The last state is saved too, also after an interrupt or an error, and when the process is told to
+            end (SIGTERM), which it then does with status 143.
+        time_limit: Seconds after which the run ends, as "time limit", with the step that is running.
         progress: Whether to show a progress bar; it stays quiet when output is neither a terminal nor a notebook.
 
     Returns:
@@ -71,6 +84,8 @@ def fit(
         NonFiniteError: the loss became infinite or nan; the error carries `.state` and `.history`. Any other exception
             that a step raises is given the same two attributes.
         HyperparameterError: steps is negative, or log_every or evaluate_every is less than 1.
+        StructureError: the checkpoint holds another kind of state, or one of an earlier step than `state`.
+        CheckpointError: there are checkpoints, and none of them is whole.
 
     Example:
         >>> import functional_train as ft, torch
@@ -84,26 +99,47 @@ def fit(
     for name, value, least in (("steps", steps, 0), ("evaluate_every", evaluate_every, 1), ("log_every", log_every, 1)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}.")
-    # The members of a stacked state have gone the same way.
-    start = int(torch.as_tensor(getattr(state, "step", 0)).max())
     donates = getattr(step, "donates", False)
-    if donates:
+    checkpointer = (
+        checkpoint if checkpoint is None or isinstance(checkpoint, Checkpointer) else Checkpointer(checkpoint)
+    )
+    start = position(state)
+    saved = None if checkpointer is None else checkpointer.restore(state)
+    if saved is not None:
+        state = saved.state
+        _check_resumed(saved, start)
+    elif donates:
         state = copy(state)
-    run = _Run(step, state, Recorder(start), evaluate, check_finite)
+    recorder = Recorder(start, saved.history if saved is not None else None)
+    # A checkpoint that somebody saved without a history still says how far it had come.
+    before = 0 if recorder.taken else position(state) - start
+    recorder = recorder if before == 0 else Recorder(start + before)
+    taken = before + recorder.taken
+    run = _Run(step, state, recorder, evaluate, check_finite, checkpointer)
+    deadline = None if time_limit is None else time.monotonic() + time_limit
     try:
-        with run.interrupts.installed(donates), Progress(steps, batches, progress) as bar:
-            ended = _go_through(run, bar, _passes(batches, steps), evaluate_every, stop, tuple(observers), log_every)
-        if steps is not None and ended == "finished" and run.recorder.taken < steps:
+        interrupts = run.interrupts.installed(donates, checkpointer is not None)
+        with interrupts, Progress(steps, batches, progress, taken) as bar:
+            stream = passes(batches, steps, start, taken)
+            ended = _go_through(run, bar, stream, evaluate_every, stop, tuple(observers), log_every, deadline)
+            run.save(always=True)
+            if checkpointer is not None:
+                checkpointer.wait()
+        if ended == "terminated":
+            note(f"fit was told to end after {before + run.recorder.taken} steps, and saved the last state.")
+            raise SystemExit(128 + signal.SIGTERM)
+        if steps is not None and ended == "finished" and before + run.recorder.taken < steps:
             ended = "batches ran out"
             warnings.warn(
-                f"batches ran out after {run.recorder.taken} of {steps} steps: the iterable can be read only once. "
-                "Pass a list, a DataLoader, or an endless generator.",
+                f"batches ran out after {before + run.recorder.taken} of {steps} steps: the iterable can be read only "
+                "once. Pass a list, a DataLoader, or an endless generator.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return run.result(ended)
     except KeyboardInterrupt:
         ended = run.result("interrupted")
+        run.save_last()
         note(f"fit was interrupted after {run.recorder.taken} steps and returns the last whole state.")
         return ended
     except NonFiniteError:
@@ -113,29 +149,13 @@ def fit(
         raise
 
 
-_END_OF_PASS = object()
-
-
-def _passes(batches: Iterable[Any], steps: int | None) -> Iterator[Any]:
-    """`steps` batches in pass after pass, or one pass, each followed by a mark; never reads a batch too many."""
-    left = steps
-    while left is None or left > 0:
-        iterator = iter(batches)
-        found = False
-        for batch in itertools.islice(iterator, left):
-            found = True
-            yield batch
-            left = None if left is None else left - 1
-        if not found:
-            if left == steps:
-                raise BatchesError(
-                    "there are no batches: the iterable is empty. A generator can be read only once; a DataLoader with "
-                    "drop_last=True gives nothing when the data set is smaller than a batch."
-                )
-            return
-        yield _END_OF_PASS
-        if left is None or iterator is batches:
-            return
+def _check_resumed(saved: Saved, start: int) -> None:
+    reached = position(saved.state)
+    if reached < start:
+        raise StructureError(
+            f"{saved.path} is at step {reached}, and the state that fit was given at {start} already: it is not the "
+            "beginning of that run. Give fit the state that the run began with, or another folder."
+        )
 
 
 class _Run:
@@ -148,13 +168,16 @@ class _Run:
         recorder: Recorder,
         evaluate: Callable[[Any], Mapping[str, Any]] | None,
         check_finite: bool,
+        checkpointer: Checkpointer | None,
     ) -> None:
         self.step = step
-        self.current: tuple[int, Any, Mapping[str, Any]] = (0, state, {})
+        self.current: tuple[int, Any, Mapping[str, Any]] = (recorder.taken, state, {})
         self.device = device_of(state)
         self.recorder = recorder
         self.evaluate_fn = evaluate
         self.check_finite = check_finite
+        self.checkpointer = checkpointer
+        self.saved: tuple[int, bool] | None = None
         self.interrupts = Interrupts()
         self.last_log = time.monotonic()
 
@@ -206,6 +229,35 @@ class _Run:
         if self.evaluate_fn is not None and not self.recorder.is_evaluated:
             self.recorder.evaluate(self.evaluate_fn(self.current[1]))
 
+    @property
+    def is_save_due(self) -> bool:
+        """Whether the last step is one of those after which a checkpoint is saved."""
+        count = self.recorder.start + self.recorder.taken
+        return self.checkpointer is not None and count % self.checkpointer.every == 0
+
+    def save(self, *, always: bool = False) -> None:
+        """Save the last state if it is time to, or if its evaluation is the best so far, and nothing is pending."""
+        point = (self.recorder.taken, self.recorder.is_evaluated)
+        if self.checkpointer is None or self.saved == point:
+            return
+        if always or self.is_save_due or (point[1] and self.checkpointer.best is not None):
+            history = self.recorder.history("running")
+            if always or self.is_save_due or self.checkpointer.is_best(history):
+                self.checkpointer.save(self.current[1], history)
+                self.saved = point
+
+    def save_last(self) -> str:
+        """Save the last state after an interrupt or an error, if it is whole and finite; says in words that it did."""
+        history = self.recorder.history("interrupted")
+        lost = isinstance(self.current[1], Consumed) or (
+            self.check_finite and "loss" in history and not torch.isfinite(history["loss"][-1]).all()
+        )
+        if self.checkpointer is None or lost:
+            return ""
+        self.save(always=True)
+        self.checkpointer.wait()
+        return f" It is saved in {self.checkpointer.folder}."
+
     def hand_over(self, error: Exception) -> None:
         """Hand the last whole state to whoever catches the error: nothing is lost."""
         # The error may be that metrics cannot be recorded, and an error may refuse attributes.
@@ -215,11 +267,14 @@ class _Run:
         with contextlib.suppress(Exception):
             error.state = self.current[1]  # pyright: ignore[reportAttributeAccessIssue]
             error.history = self.recorder.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
+        saved = ""
+        with contextlib.suppress(Exception):
+            saved = self.save_last()
         rest = (
             "The step, which moves its state, raised when some of the new one was written, so the last state is lost. "
             "Keep copies now and then, with an observer and ft.tree.copy(state), or compile without donate."
             if isinstance(self.current[1], Consumed)
-            else "The last whole state is error.state."
+            else f"The last whole state is error.state.{saved}"
         )
         error.add_note(f"fit had taken {self.recorder.taken} steps. {rest} The records are error.history.")
 
@@ -232,9 +287,10 @@ def _go_through(
     stop: Callable[[History], bool] | None,
     observers: tuple[Observer, ...],
     log_every: int,
+    deadline: float | None,
 ) -> str:
     for batch in stream:
-        if batch is _END_OF_PASS:
+        if batch is END_OF_PASS:
             due = evaluate_every is None and run.evaluate_fn is not None
         else:
             run.take(batch)
@@ -243,15 +299,26 @@ def _go_through(
             bar.advance()
             due = evaluate_every is not None and run.recorder.taken % evaluate_every == 0
         # What ends a run is decided by counts alone; only the bar and the look at the loss go by the clock.
-        asked = due or (run.evaluate_fn is None and batch is not _END_OF_PASS and run.recorder.taken % log_every == 0)
-        to_log = due or run.recorder.taken % log_every == 0 or time.monotonic() - run.last_log > _SECONDS_BETWEEN_LOGS
+        due_to_save = batch is not END_OF_PASS and run.is_save_due
+        asked = due or (run.evaluate_fn is None and batch is not END_OF_PASS and run.recorder.taken % log_every == 0)
+        to_log = (
+            due
+            or due_to_save
+            or run.recorder.taken % log_every == 0
+            or time.monotonic() - run.last_log > _SECONDS_BETWEEN_LOGS
+        )
         if to_log:
             run.log(bar)
         if due:
             run.evaluate()
+        if due or due_to_save:
+            run.save()
         if stop is not None and asked and stop(run.recorder.history("running")):
             run.log(bar)
             return "stopped"
+        if run.interrupts.asked_to_end or (deadline is not None and time.monotonic() > deadline):
+            run.log(bar)
+            return "terminated" if run.interrupts.asked_to_end else "time limit"
     run.log(bar)
     run.evaluate()
     return "finished"

@@ -95,13 +95,29 @@ class Recorder:
 
     Chunks on the host and metrics still pending are held in one attribute, so that an interrupt finds either all of a
     flush or nothing of it.
+
+    Args:
+        start: The step before the first that is recorded.
+        before: Columns of a history to go on from; what they hold of `start` and earlier is left out.
     """
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, before: Mapping[str, Tensor] | None = None) -> None:
         self.start = start
+        chunk = _later(before or {}, "step", start)
         # Chunks, the number of steps in them, and metrics pending.
-        self._held: tuple[tuple[dict[str, Tensor], ...], int, list[Mapping[str, Any]]] = ((), 0, [])
-        self._evaluations: list[tuple[int, dict[str, Tensor]]] = []
+        self._held: tuple[tuple[dict[str, Tensor], ...], int, list[Mapping[str, Any]]] = (
+            (chunk,) if chunk else (),
+            len(chunk.get("step", ())),
+            [],
+        )
+        evaluated = _later(before or {}, "eval/step", start)
+        self._evaluations: list[tuple[int, dict[str, Tensor]]] = [
+            (
+                step - start,
+                {name.removeprefix("eval/"): column[row] for name, column in evaluated.items() if name not in _COUNTS},
+            )
+            for row, step in enumerate(evaluated["eval/step"].tolist() if evaluated else ())
+        ]
 
     @property
     def taken(self) -> int:
@@ -148,6 +164,16 @@ class Recorder:
             for name in self._evaluations[0][1]:
                 columns[f"eval/{name}"] = torch.stack([metrics[name] for _, metrics in self._evaluations])
         return History(columns, ended)
+
+
+def _later(columns: Mapping[str, Tensor], count: str, start: int) -> dict[str, Tensor]:
+    """The records of steps after `start`, of those columns that are counted by `count`."""
+    if count not in columns:
+        return {}
+    later = columns[count] > start
+    of_evaluations = count.startswith("eval/")
+    chosen = {name: column for name, column in columns.items() if name.startswith("eval/") == of_evaluations}
+    return {name: column[later] for name, column in chosen.items()} if later.any() else {}
 
 
 def _row(metrics: Mapping[str, Any], where: str) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
-"""An interrupt that waits for the end of a step whose state is being written over."""
+"""Signals that wait for the end of a step: an interrupt while a state is written over, and the order to end."""
 
+import contextlib
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Interrupts:
@@ -13,6 +15,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._busy = False
         self._pending = False
+        self.asked_to_end = False
 
     @contextmanager
     def after_this(self) -> Generator[None]:
@@ -27,17 +30,24 @@ class Interrupts:
             raise KeyboardInterrupt
 
     @contextmanager
-    def installed(self, wanted: bool) -> Generator[None]:
-        """Take Ctrl-C over, where Python's own handler has it: outside the main thread signals never arrive."""
-        ours = wanted and threading.current_thread() is threading.main_thread()
-        if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    def installed(self, hold_back: bool, end_cleanly: bool = False) -> Generator[None]:
+        """Take signals over, where Python's own handlers have them: outside the main thread signals never arrive.
+
+        Args:
+            hold_back: Whether Ctrl-C waits for the end of a step.
+            end_cleanly: Whether the order to end is noted, in `asked_to_end`, instead of followed at once.
+        """
+        with contextlib.ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                if hold_back:
+                    stack.enter_context(_handled(signal.SIGINT, signal.default_int_handler, self._handle))
+                if end_cleanly:
+                    stack.enter_context(_handled(signal.SIGTERM, signal.SIG_DFL, self._note))
             yield
-            return
-        signal.signal(signal.SIGINT, self._handle)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.asked_to_end = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Whoever presses twice does not want to wait.
@@ -45,3 +55,16 @@ class Interrupts:
             self._pending = True
             return
         signal.default_int_handler(number, frame)
+
+
+@contextmanager
+def _handled(number: signal.Signals, usual: Any, handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    """Have a signal handled in another way than usual; somebody else's way is left."""
+    if signal.getsignal(number) is not usual:
+        yield
+        return
+    signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, usual)

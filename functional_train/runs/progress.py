@@ -12,10 +12,12 @@ from tqdm import tqdm
 class Progress:
     """A bar over steps, with the last loss; quiet when output is neither a terminal nor a notebook."""
 
-    def __init__(self, steps: int | None, batches: Any, shown: bool) -> None:
+    def __init__(self, steps: int | None, batches: Any, shown: bool, taken: int = 0) -> None:
         total = steps if steps is not None else _length(batches)
         quiet = not (shown and (_is_notebook() or sys.stderr.isatty()))
-        self._bar: tqdm[Any] = tqdm(total=total, disable=quiet, unit=" steps", dynamic_ncols=True, file=sys.stderr)
+        self._bar: tqdm[Any] = tqdm(
+            total=total, initial=taken, disable=quiet, unit=" steps", dynamic_ncols=True, file=sys.stderr
+        )
 
     def __enter__(self) -> Self:
         return self

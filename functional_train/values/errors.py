@@ -11,6 +11,7 @@ FunctionalTrainError
 +-- PurityError            hidden input, hidden output, or hidden randomness
 +-- CompileError           a function that cannot be one graph
 +-- NonFiniteError         a loss that became infinite or not a number
++-- CheckpointError        a file that is not what was saved
 """
 
 from typing import Any
@@ -152,3 +153,13 @@ class NonFiniteError(FunctionalTrainError, ArithmeticError):
         super().__init__(message)
         self.state = state
         self.history = history
+
+
+class CheckpointError(FunctionalTrainError, ValueError):
+    """A file that is not what `save` wrote: cut short, decayed, forged, or of another kind.
+
+    Example:
+        >>> import functional_train as ft
+        >>> issubclass(ft.CheckpointError, ValueError)
+        True
+    """

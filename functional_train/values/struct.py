@@ -31,6 +31,11 @@ def static_field(**options: Any) -> Any:
     return dataclasses.field(metadata={**options.pop("metadata", {}), _STATIC: True}, **options)
 
 
+def is_static(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field of a struct was declared with `static_field`."""
+    return bool(field.metadata.get(_STATIC))
+
+
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static_field, dataclasses.field))
 def struct(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass whose fields are the children of a pytree node.
@@ -62,8 +67,8 @@ def struct(cls: type[T]) -> type[T]:
     """
     made = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(made)  # pyright: ignore[reportArgumentType]
-    dynamic = tuple(field.name for field in fields if not field.metadata.get(_STATIC))
-    static = tuple(field.name for field in fields if field.metadata.get(_STATIC))
+    dynamic = tuple(field.name for field in fields if not is_static(field))
+    static = tuple(field.name for field in fields if is_static(field))
 
     def refuse(self: Any, name: str, *value: object) -> None:
         del self, value
@@ -85,10 +90,12 @@ def struct(cls: type[T]) -> type[T]:
         )
 
     def unflatten(metadata: tuple[Any, ...], children: Any) -> Any:
-        return _rebuild(made, {**dict(zip(dynamic, children, strict=True)), **dict(zip(static, metadata, strict=True))})
+        return rebuild_struct(
+            made, {**dict(zip(dynamic, children, strict=True)), **dict(zip(static, metadata, strict=True))}
+        )
 
     def reduce(self: Any) -> tuple[Any, ...]:
-        return _rebuild, (made, {name: getattr(self, name) for name in (*dynamic, *static)})
+        return rebuild_struct, (made, {name: getattr(self, name) for name in (*dynamic, *static)})
 
     replace.__doc__ = f"Make a {cls.__name__} with some fields changed."
     made.__setattr__ = refuse  # pyright: ignore[reportAttributeAccessIssue]
@@ -100,7 +107,7 @@ def struct(cls: type[T]) -> type[T]:
     return made
 
 
-def _rebuild(cls: type[T], fields: dict[str, Any]) -> T:
+def rebuild_struct(cls: type[T], fields: dict[str, Any]) -> T:
     """A struct around given fields, whatever they are: also for pickle and copy, which know no versions of tensors."""
     value = object.__new__(cls)
     for name, field in fields.items():

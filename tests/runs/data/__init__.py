@@ -1,0 +1,1 @@
+"""Tests of batches as a function of their position."""
