@@ -1,6 +1,7 @@
 """`fit`: a fold of a step with progress, evaluation, records, and an orderly end."""
 
 import contextlib
+import itertools
 import signal
 import time
 import warnings
@@ -13,6 +14,7 @@ import torch
 from functional_train.runs.checkpoints.checkpointer import Checkpointer, Saved
 from functional_train.runs.history import History, Recorder
 from functional_train.runs.interrupts import Interrupts
+from functional_train.runs.kept import Keeper
 from functional_train.runs.passes import END_OF_PASS, passes
 from functional_train.runs.placement import place
 from functional_train.runs.progress import Progress, note
@@ -26,6 +28,7 @@ from functional_train.values.types import StepFn
 Observer = Callable[[Any, Mapping[str, Any]], None]
 
 _SECONDS_BETWEEN_LOGS = 1.0
+_RESUMED = object()
 
 
 def fit(
@@ -41,6 +44,8 @@ def fit(
     log_every: int = 100,
     check_finite: bool = True,
     checkpoint: Checkpointer | str | PathLike[str] | None = None,
+    keep_every: int | None = None,
+    keep_bytes: int = 1 << 30,
     time_limit: float | None = None,
     progress: bool = True,
 ) -> tuple[Any, History]:
@@ -73,6 +78,9 @@ def fit(
             batches that were consumed are passed over. So the same call resumes a run, or returns at once what it had
             come to. The last state is saved too, also after an interrupt or an error, and when the process is told to
             end (SIGTERM), which it then does with status 143.
+        keep_every: Steps between states that stay in memory as `history.states`, to go back to and to branch from; by
+            default none. They are values, so what two of them share is there once.
+        keep_bytes: When those states take more memory, every second one is given up, and `keep_every` doubles.
         time_limit: Seconds after which the run ends, as "time limit", with the step that is running.
         progress: Whether to show a progress bar; it stays quiet when output is neither a terminal nor a notebook.
 
@@ -83,7 +91,7 @@ def fit(
         BatchesError: the iterable of batches is empty.
         NonFiniteError: the loss became infinite or nan; the error carries `.state` and `.history`. Any other exception
             that a step raises is given the same two attributes.
-        HyperparameterError: steps is negative, or log_every or evaluate_every is less than 1.
+        HyperparameterError: steps or time_limit is negative, or log_every, evaluate_every or keep_every is below 1.
         StructureError: the checkpoint holds another kind of state, or one of an earlier step than `state`.
         CheckpointError: there are checkpoints, and none of them is whole.
 
@@ -96,9 +104,16 @@ def fit(
         >>> len(history["loss"]), history.ended
         (30, 'finished')
     """
-    for name, value, least in (("steps", steps, 0), ("evaluate_every", evaluate_every, 1), ("log_every", log_every, 1)):
+    for name, value, least in (
+        ("steps", steps, 0),
+        ("evaluate_every", evaluate_every, 1),
+        ("log_every", log_every, 1),
+        ("keep_every", keep_every, 1),
+    ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}.")
+    if time_limit is not None and not time_limit >= 0:
+        raise HyperparameterError(f"time_limit must be a number of seconds >= 0, got {time_limit!r}.")
     donates = getattr(step, "donates", False)
     checkpointer = (
         checkpoint if checkpoint is None or isinstance(checkpoint, Checkpointer) else Checkpointer(checkpoint)
@@ -115,7 +130,8 @@ def fit(
     before = 0 if recorder.taken else position(state) - start
     recorder = recorder if before == 0 else Recorder(start + before)
     taken = before + recorder.taken
-    run = _Run(step, state, recorder, evaluate, check_finite, checkpointer)
+    keeper = None if keep_every is None else Keeper(keep_every, keep_bytes, moved=donates)
+    run = _Run(step, state, recorder, evaluate, check_finite, checkpointer, keeper)
     deadline = None if time_limit is None else time.monotonic() + time_limit
     try:
         interrupts = run.interrupts.installed(donates, checkpointer is not None)
@@ -143,6 +159,7 @@ def fit(
         note(f"fit was interrupted after {run.recorder.taken} steps and returns the last whole state.")
         return ended
     except NonFiniteError:
+        run.settle()
         raise
     except Exception as error:
         run.hand_over(error)
@@ -169,6 +186,7 @@ class _Run:
         evaluate: Callable[[Any], Mapping[str, Any]] | None,
         check_finite: bool,
         checkpointer: Checkpointer | None,
+        keeper: Keeper | None,
     ) -> None:
         self.step = step
         self.current: tuple[int, Any, Mapping[str, Any]] = (recorder.taken, state, {})
@@ -177,6 +195,8 @@ class _Run:
         self.evaluate_fn = evaluate
         self.check_finite = check_finite
         self.checkpointer = checkpointer
+        self.keeper = keeper
+        self.keep()
         self.saved: tuple[int, bool] | None = None
         self.interrupts = Interrupts()
         self.last_log = time.monotonic()
@@ -189,6 +209,16 @@ class _Run:
             # One assignment: an interrupt leaves either all of the old or all of the new.
             self.current = (taken + 1, state, metrics)
         self.catch_up()
+        self.keep()
+
+    def keep(self) -> None:
+        if self.keeper is not None:
+            self.keeper.offer(self.recorder.start + self.recorder.taken, self.current[1])
+
+    def history(self, ended: str) -> History:
+        """The records, with the states that were kept."""
+        found = self.recorder.history(ended)
+        return found if self.keeper is None else History(found, ended, self.keeper.states())
 
     def catch_up(self) -> None:
         """Record the last step, unless that was done; an interrupt may come between a step and its record."""
@@ -202,7 +232,7 @@ class _Run:
         # After an interrupt metrics are pending; if they cannot be recorded, the state is still worth more than that.
         with contextlib.suppress(Exception):
             self.recorder.flush()
-        return self.current[1], self.recorder.history(ended)
+        return self.current[1], self.history(ended)
 
     def log(self, bar: Progress) -> None:
         self.last_log = time.monotonic()
@@ -222,7 +252,7 @@ class _Run:
                 "ft.clip_by_global_norm, or look at that batch; check_finite=False goes on regardless. "
                 "The last state is error.state, the records are error.history.",
                 state=self.current[1],
-                history=self.recorder.history("not finite"),
+                history=self.history("not finite"),
             )
 
     def evaluate(self) -> None:
@@ -246,8 +276,15 @@ class _Run:
                 self.checkpointer.save(self.current[1], history)
                 self.saved = point
 
+    def settle(self) -> None:
+        """Wait for what is being saved; an error on the way out would hide the one that is being raised."""
+        if self.checkpointer is not None:
+            with contextlib.suppress(Exception):
+                self.checkpointer.wait()
+
     def save_last(self) -> str:
         """Save the last state after an interrupt or an error, if it is whole and finite; says in words that it did."""
+        self.settle()
         history = self.recorder.history("interrupted")
         lost = isinstance(self.current[1], Consumed) or (
             self.check_finite and "loss" in history and not torch.isfinite(history["loss"][-1]).all()
@@ -266,7 +303,7 @@ class _Run:
             self.recorder.flush()
         with contextlib.suppress(Exception):
             error.state = self.current[1]  # pyright: ignore[reportAttributeAccessIssue]
-            error.history = self.recorder.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
+            error.history = self.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
         saved = ""
         with contextlib.suppress(Exception):
             saved = self.save_last()
@@ -289,14 +326,16 @@ def _go_through(
     log_every: int,
     deadline: float | None,
 ) -> str:
-    for batch in stream:
-        if batch is END_OF_PASS:
-            due = evaluate_every is None and run.evaluate_fn is not None
-        else:
+    # What was due after the step that a resumed run begins with may not have been done.
+    for batch in itertools.chain([_RESUMED] if run.recorder.taken else [], stream):
+        if batch is not END_OF_PASS and batch is not _RESUMED:
             run.take(batch)
             for observer in observers:
                 observer(*run.current[1:])
             bar.advance()
+        if batch is END_OF_PASS:
+            due = evaluate_every is None and run.evaluate_fn is not None
+        else:
             due = evaluate_every is not None and run.recorder.taken % evaluate_every == 0
         # What ends a run is decided by counts alone; only the bar and the look at the loss go by the clock.
         due_to_save = batch is not END_OF_PASS and run.is_save_due

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from functional_train.runs.kept import States
 from functional_train.values.errors import HyperparameterError, StructureError
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ class History(Mapping[str, Tensor]):
 
     Args:
         columns: Name to tensor; equal lengths among the steps and among the evaluations.
-        ended: Why the run ended: "finished", "interrupted", "stopped" or "batches ran out"; beside an error "failed" or
-            "not finite".
+        ended: Why the run ended: "finished", "interrupted", "stopped", "time limit" or "batches ran out"; beside an
+            error "failed" or "not finite".
+        states: Step to state, of those that were kept.
 
     Example:
         >>> import functional_train as ft, torch
@@ -34,14 +36,22 @@ class History(Mapping[str, Tensor]):
         History of 2 steps: loss 0.25 (finished)
     """
 
-    def __init__(self, columns: Mapping[str, Tensor], ended: str = "finished") -> None:
+    def __init__(
+        self, columns: Mapping[str, Tensor], ended: str = "finished", states: Mapping[int, Any] | None = None
+    ) -> None:
         self._columns = dict(columns)
         self._ended = ended
+        self._states = States(states or {})
 
     @property
     def ended(self) -> str:
-        """Why the run ended: "finished", "interrupted", "stopped", "batches ran out", "failed" or "not finite"."""
+        """Why the run ended, in a word or two; see the class."""
         return self._ended
+
+    @property
+    def states(self) -> States:
+        """The states that `fit(keep_every=...)` kept: `history.states[200]`, `history.states.at(250)`."""
+        return self._states
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._columns:

@@ -14,7 +14,7 @@ from torch import Tensor
 from functional_train.runs.checkpoints._describe import leaf_nodes
 from functional_train.runs.checkpoints._digests import digester, finish
 from functional_train.runs.checkpoints._header import Header, meaning, read_header
-from functional_train.runs.checkpoints._layout import check_entries, tensor_from
+from functional_train.runs.checkpoints._layout import LINE, check_entries, tensor_from
 from functional_train.values.errors import CheckpointError
 
 _READ_AT_ONCE = 1 << 26
@@ -104,7 +104,10 @@ class Contents(NamedTuple):
                 memory: Any = torch.empty(0, dtype=torch.uint8)
                 if entry.nbytes:
                     memory = torch.frombuffer(self.memory, dtype=torch.uint8, count=entry.nbytes, offset=at)
-                made[position] = memory if device is None else memory.to(device)
+                if device is None:
+                    made[position] = memory if at % LINE == 0 else memory.clone()
+                else:
+                    made[position] = memory.to(device)
         return Tensors(made, {})
 
 

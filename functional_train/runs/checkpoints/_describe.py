@@ -267,7 +267,7 @@ def check_node(node: Node, count: int) -> None:
         raise CheckpointError(f"a {kind} names its children.")
     by_class = kind in ("namedtuple", "struct")
     words_only = by_class or kind == "Params"
-    if words_only and not all(isinstance(key, str) for key in keys):
+    if words_only and not all(isinstance(key, str) for key in keys or []):
         raise CheckpointError(f"the names of a {kind} are strings, not {keys!r:.80}.")
     if by_class and not isinstance(node.get("class"), str):
         raise CheckpointError(f"a {kind} has no class.")

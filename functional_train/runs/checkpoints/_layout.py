@@ -28,6 +28,8 @@ SIZES = {
 }  # fmt: skip
 # The most that a dtype wants the address of a number to be a multiple of.
 _ALIGNMENT = 16
+# Where torch lets the memory of a tensor begin: kernels that sum round otherwise where it begins elsewhere.
+LINE = 64
 
 
 class Entry(NamedTuple):
@@ -121,8 +123,9 @@ def plan(tree: Any) -> Plan:
     pieces: list[tuple[str, Tensor, list[dict[str, Any]]]] = []
     for group in _sharing(found):
         pieces += _pieces(group)
-    # Large numbers first, as safetensors does it: every entry then begins where its dtype wants it to.
-    order = sorted(range(len(pieces)), key=lambda place: -_step(pieces[place][1], pieces[place][2]))
+    # Entries that fill whole lines of the cache, so that all of them begin with one; then large numbers first, as
+    # safetensors does it, so that the others begin where their dtype wants them to.
+    order = sorted(range(len(pieces)), key=lambda place: _order(*pieces[place][1:]))
     entries, names = [], {"__metadata__"}
     for position, place in enumerate(order):
         path, source, nodes = pieces[place]
@@ -133,8 +136,8 @@ def plan(tree: Any) -> Plan:
     return Plan(node, entries, sources, versions_of(sources))
 
 
-def _step(source: Tensor, nodes: list[dict[str, Any]]) -> int:
-    return _ALIGNMENT if "offset" in nodes[0] else source.itemsize
+def _order(source: Tensor, nodes: list[dict[str, Any]]) -> tuple[bool, int]:
+    return source.nbytes % LINE != 0, -(_ALIGNMENT if "offset" in nodes[0] else source.itemsize)
 
 
 def _unused(path: str, names: set[str]) -> str:

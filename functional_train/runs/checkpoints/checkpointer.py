@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from functional_train.runs.checkpoints._contents import opened
 from functional_train.runs.checkpoints._layout import Plan, plan
+from functional_train.runs.checkpoints._plain import decode
 from functional_train.runs.checkpoints._replace import replacing
 from functional_train.runs.checkpoints.files import load, write
 from functional_train.runs.history import History
@@ -256,7 +257,7 @@ class Checkpointer:
                 if identity not in self._metrics:
                     with opened(path) as (_, header):
                         node = header.node["children"][header.node["keys"].index("metric")]
-                    self._metrics[identity] = None if node is None else float(node["value"])
+                    self._metrics[identity] = None if node is None else float(decode(node["value"]))
                 records.append(_Record(step, path, self._metrics[identity]))
             except (CheckpointError, OSError, ValueError, TypeError, KeyError):
                 continue

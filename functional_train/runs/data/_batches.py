@@ -5,11 +5,12 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from functional_train.runs.data._shuffle import shuffled
 from functional_train.values import random, tree
 from functional_train.values.errors import BatchesError, HyperparameterError, StructureError
+from functional_train.values.random._checks import check_key
 from functional_train.values.types import Tree
 
 _TREES = (Tensor, tuple, Mapping)
@@ -38,9 +39,10 @@ class Batches:
         collate: Makes a batch of a list of examples; torch's `default_collate` when None.
 
     Raises:
-        BatchesError: there are no examples, or fewer than fill a batch.
+        BatchesError: there are no examples, or fewer than fill a batch; or the last batch of a data set, not dropped,
+            has fewer than there are ranks.
         HyperparameterError: batch_size, rank or world_size is out of its range, or transform has no key to draw from.
-        StructureError: the source is neither of these, or its tensors differ in length.
+        StructureError: the source is neither of these, its tensors differ in length, or the key is none.
 
     Example:
         >>> import functional_train as ft, torch
@@ -67,13 +69,15 @@ class Batches:
         for name, value in (("batch_size", batch_size), ("world_size", world_size)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise HyperparameterError(f"{name} must be an int >= 1, got {value!r}.")
-        if not 0 <= rank < world_size <= batch_size:
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < world_size <= batch_size:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise HyperparameterError(
-                f"rank must be in [0, world_size) and world_size at most batch_size, got {rank}, {world_size} and "
-                f"{batch_size}. The batch size counts the examples of all ranks together."
+                f"rank must be an int in [0, world_size) and world_size at most batch_size, got {rank!r}, {world_size} "
+                f"and {batch_size}. The batch size counts the examples of all ranks together."
             )
         if transform is not None and key is None:
             raise HyperparameterError("transform draws from a key, and Batches was given none. Pass key=.")
+        if key is not None:
+            check_key(key)
         self.source = source
         self.size = _size(source)
         self.batch_size = batch_size
@@ -84,11 +88,18 @@ class Batches:
         self.transform = transform
         self.collate = default_collate if collate is None else collate
         self._together = max(_COMPUTED_TOGETHER // batch_size, 1)
-        self._known: tuple[tuple[int, int] | None, Tensor] = (None, torch.empty(0))
+        self._known: tuple[tuple[int, int] | None, Tensor] = (None, torch.empty(0, device="cpu"))
         if self.size < (batch_size if drop_last else 1):
             raise BatchesError(
                 f"there are {self.size} examples, fewer than a batch of {batch_size}. Take a smaller batch, or "
                 "drop_last=False."
+            )
+        left = self.size % batch_size
+        if not drop_last and 0 < left < world_size and not isinstance(source, _TREES):
+            # All ranks refuse at once; otherwise some would fail later, with a list of no examples, and others wait.
+            raise BatchesError(
+                f"the last batch of an epoch has {left} examples, fewer than the {world_size} ranks. Take "
+                "drop_last=True, or another batch size."
             )
 
     def __len__(self) -> int:
@@ -134,10 +145,10 @@ class Batches:
         count = min(self.batch_size, self.size - first)
         low, high = (first + count * rank // self.world_size for rank in (self.rank, self.rank + 1))
         if self.key is None:
-            return torch.arange(low, high)
-        return self._order(epoch, at // self._together)[low - first + at % self._together * self.batch_size :][
-            : high - low
-        ]
+            return torch.arange(low, high, device="cpu")
+        start = low - first + at % self._together * self.batch_size
+        # A copy, so that whoever writes to it does not write to what is known of the order.
+        return self._order(epoch, at // self._together)[start : start + high - low].clone()
 
     def _order(self, epoch: int, part: int) -> Tensor:
         """The order of as many batches as are computed together, which takes hardly longer than one."""
@@ -145,7 +156,9 @@ class Batches:
         if known != (epoch, part):
             assert self.key is not None
             first = part * self._together * self.batch_size
-            places = torch.arange(first, min(first + self._together * self.batch_size, self.size))
+            last = min(first + self._together * self.batch_size, self.size)
+            # Not on the default device, which a worker process may not have.
+            places = torch.arange(first, last, device="cpu")
             order = shuffled(random.fold_in(random.fold_in(self.key, _ORDER), epoch), places, self.size)
             # One assignment, so that threads find either.
             self._known = (epoch, part), order
@@ -166,7 +179,7 @@ class Batches:
         """The batch of given examples, transformed with the keys that belong to a position."""
         if isinstance(self.source, _TREES):
             batch = tree.map(lambda leaf: leaf[indices.to(leaf.device)], self.source)
-            return batch if self.transform is None else self.transform(batch, self._key_at(position))
+            return batch if self.transform is None else self.transform(batch, self.key_at(position, _DRAWS))
         return self.collate(self.items(position, indices))
 
     def items(self, position: int, indices: Tensor) -> list[Any]:
@@ -176,13 +189,13 @@ class Batches:
         found = list(many(places)) if many is not None else [self.source[place] for place in places]
         if self.transform is None:
             return found
-        keys = random.split(self._key_at(position), max(len(found), 1))
+        keys = random.split(self.key_at(position, _DRAWS), max(len(found), 1))
         return [self.transform(item, key) for item, key in zip(found, keys, strict=False)]
 
-    def _key_at(self, position: int) -> Tensor:
-        # Ranks draw differently for their parts of one batch.
+    def key_at(self, position: int, use: int) -> Tensor:
+        """The key for one use of a batch. Ranks draw differently for their parts of it."""
         assert self.key is not None
-        return random.fold_in(random.fold_in(random.fold_in(self.key, _DRAWS), position), self.rank)
+        return random.fold_in(random.fold_in(random.fold_in(self.key, use), position), self.rank)
 
 
 class BatchSampler(Sequence[list[int]]):
@@ -214,7 +227,9 @@ def _check_position(position: int) -> None:
 
 def _size(source: Any) -> int:
     if not isinstance(source, _TREES):
-        if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        # Torch's streams inherit an index that raises, and some have a length.
+        is_stream = isinstance(source, IterableDataset)
+        if is_stream or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
             raise StructureError(
                 f"Batches takes tensors, or a data set with len() and [index], got a {type(source).__name__}. A stream "
                 "has no positions: pass it to ft.fit by itself."

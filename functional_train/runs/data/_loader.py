@@ -67,7 +67,7 @@ class _ByPosition(Dataset[Tree]):
 
     def __getitem__(self, position: int) -> Tree:
         if self._batches.key is not None and get_worker_info() is not None:
-            _seed(random.fold_in(random.fold_in(self._batches.key, WORKERS), position))
+            _seed(self._batches.key_at(position, WORKERS))
         return self._batches[position]
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from functional_train.values import random
 from functional_train.values.errors import HyperparameterError, StructureError
+from functional_train.values.random._checks import check_key
 
 # Fewer leave patterns that a chi-square test of small permutations sees.
 _ROUNDS = 12
@@ -31,7 +32,7 @@ def shuffled(key: Tensor, positions: Tensor, size: int) -> Tensor:
 
     Raises:
         HyperparameterError: size is out of its range, or a position is out of [0, size).
-        StructureError: positions are no tensor of integers.
+        StructureError: `key` is not a key, or positions are no tensor of integers.
 
     Source: Black & Rogaway 2002, "Ciphers with arbitrary finite domains", methods 2 and 3 (cycle walking; a Feistel
         network in a mixed radix), with the mixing function of Steele et al. 2014 (SplitMix64) in its rounds.
@@ -43,7 +44,9 @@ def shuffled(key: Tensor, positions: Tensor, size: int) -> Tensor:
         >>> ft.data.shuffled(ft.random.key(0), torch.tensor([10**12]), 10**15) < 10**15
         tensor([True])
     """
-    if not isinstance(positions, Tensor) or positions.is_floating_point() or positions.is_complex():  # pyright: ignore[reportUnnecessaryIsInstance]
+    check_key(key)
+    is_integer = isinstance(positions, Tensor) and torch.can_cast(positions.dtype, torch.int64)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_integer or positions.dtype == torch.bool:
         raise StructureError("positions must be a tensor of integers. Write torch.arange(size), or part of it.")
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise HyperparameterError(f"size must be an int in [1, 2**60], got {size!r}.")
@@ -64,7 +67,7 @@ def shuffled(key: Tensor, positions: Tensor, size: int) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _round_keys(high: int, low: int) -> tuple[int, ...]:
-    words = random.bits(torch.tensor([high, low]), (2 * _ROUNDS,)).tolist()
+    words = random.bits(torch.tensor([high, low], device="cpu"), (2 * _ROUNDS,)).tolist()
     return tuple([(first << 31) ^ second for first, second in zip(words[::2], words[1::2], strict=True)])
 
 
