@@ -22,7 +22,7 @@ class States(Mapping[int, Tree]):
         >>> start = ft.init_state(torch.tensor(0.0), ft.sgd(0.25))
         >>> _, history = ft.fit(step, start, [torch.tensor(1.0)] * 8, keep_every=2)
         >>> history.states
-        States of steps 0, 2, 4, 6, 8: 80 B
+        States of steps 0, 2, 4, 6, 8: 60 B
         >>> history.states.at(5).params
         tensor(0.9375)
     """

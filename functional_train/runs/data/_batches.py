@@ -41,7 +41,8 @@ class Batches:
     Raises:
         BatchesError: there are no examples, or fewer than fill a batch; or the last batch of a data set, not dropped,
             has fewer than there are ranks.
-        HyperparameterError: batch_size, rank or world_size is out of its range, or transform has no key to draw from.
+        HyperparameterError: batch_size, rank or world_size is out of its range, transform has no key to draw from, or
+            collate is given for tensors.
         StructureError: the source is neither of these, its tensors differ in length, or the key is none.
 
     Example:
@@ -78,6 +79,10 @@ class Batches:
             raise HyperparameterError("transform draws from a key, and Batches was given none. Pass key=.")
         if key is not None:
             check_key(key)
+        if collate is not None and isinstance(source, _TREES):
+            raise HyperparameterError(
+                "collate makes a batch of a list of examples, and tensors have none; use transform=."
+            )
         self.source = source
         self.size = _size(source)
         self.batch_size = batch_size
@@ -178,7 +183,7 @@ class Batches:
     def examples(self, position: int, indices: Tensor) -> Tree:
         """The batch of given examples, transformed with the keys that belong to a position."""
         if isinstance(self.source, _TREES):
-            batch = tree.map(lambda leaf: leaf[indices.to(leaf.device)], self.source)
+            batch = tree.map(lambda leaf: leaf.index_select(0, indices.to(leaf.device)), self.source)
             return batch if self.transform is None else self.transform(batch, self.key_at(position, _DRAWS))
         return self.collate(self.items(position, indices))
 

@@ -11,7 +11,7 @@ from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.random._checks import check_key
 
 # Fewer leave patterns that a chi-square test of small permutations sees.
-_ROUNDS = 12
+_ROUNDS = 16
 _MOST = 1 << 60
 
 
@@ -76,9 +76,9 @@ def _permuted(numbers: Tensor, width: int, height: int, rounds: tuple[int, ...])
     row, column = numbers // width, numbers % width
     for place, key in enumerate(rounds):
         if place % 2:
-            column = (column + _mixed(row, key) % width) % width
+            column = (column + _mixed(row, key)) % width
         else:
-            row = (row + _mixed(column, key) % height) % height
+            row = (row + _mixed(column, key)) % height
     return row * width + column
 
 

@@ -12,21 +12,12 @@ from torch.utils.data import Dataset, get_worker_info
 import functional_train as ft
 from tests import global_rng
 from tests.runs.counting import START, count
+from tests.runs.data.sources import Rows
 from tests.trees import assert_bitwise, normal
 
 KEY = ft.random.key(0)
 # Workers are forked beside the threads of pytest-xdist, and newer Pythons warn of that.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-class Rows(Dataset[dict[str, Tensor]]):
-    """Examples that are the same each time."""
-
-    def __len__(self) -> int:
-        return 11
-
-    def __getitem__(self, place: int) -> dict[str, Tensor]:
-        return {"label": torch.tensor(place), "image": normal(place, (2, 3))}
 
 
 class Noisy(Dataset[tuple[int, Tensor]]):
@@ -41,13 +32,13 @@ class Noisy(Dataset[tuple[int, Tensor]]):
         return place, torch.tensor(drawn, dtype=torch.float64)
 
 
-def add_noise(example: dict[str, Tensor], key: Tensor) -> dict[str, Tensor]:
+def add_noise(example: dict[str, Any], key: Tensor) -> dict[str, Any]:
     image = example["image"]
     return {**example, "image": image + ft.random.normal(key, image.shape, dtype=image.dtype)}
 
 
 def batches_of(transform: Any = None, **options: Any) -> ft.data.Batches:
-    return ft.data.Batches(Rows(), 3, key=KEY, drop_last=False, transform=transform, **options)
+    return ft.data.Batches(Rows(11), 3, key=KEY, drop_last=False, transform=transform, **options)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -109,7 +100,7 @@ def test_fit_reads_from_where_the_state_is() -> None:
     """`fit` in two parts, with workers and a stop in the middle of an epoch, is one run over the batches themselves."""
     batches = batches_of(add_noise)
 
-    def step(state: Any, batch: dict[str, Tensor]) -> Any:
+    def step(state: Any, batch: dict[str, Any]) -> Any:
         return count(state, batch["image"].sum().float())
 
     expected, history = ft.fit(step, START, batches, steps=7)
