@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from functional_train.runs.checkpoints.checkpointer import Checkpointer, Saved
 from functional_train.runs.history import History, Recorder
@@ -112,13 +113,15 @@ def fit(
     ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}.")
-    if time_limit is not None and not time_limit >= 0:
+    if time_limit is not None and not (isinstance(time_limit, int | float) and time_limit >= 0):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise HyperparameterError(f"time_limit must be a number of seconds >= 0, got {time_limit!r}.")
     donates = getattr(step, "donates", False)
     checkpointer = (
         checkpoint if checkpoint is None or isinstance(checkpoint, Checkpointer) else Checkpointer(checkpoint)
     )
     start = position(state)
+    if checkpointer is not None:
+        checkpointer.check(state)
     saved = None if checkpointer is None else checkpointer.restore(state)
     if saved is not None:
         state = saved.state
@@ -141,7 +144,7 @@ def fit(
             run.save(always=True)
             if checkpointer is not None:
                 checkpointer.wait()
-        if ended == "terminated":
+        if run.interrupts.asked_to_end:
             note(f"fit was told to end after {before + run.recorder.taken} steps, and saved the last state.")
             raise SystemExit(128 + signal.SIGTERM)
         if steps is not None and ended == "finished" and before + run.recorder.taken < steps:
@@ -155,8 +158,12 @@ def fit(
         return run.result(ended)
     except KeyboardInterrupt:
         ended = run.result("interrupted")
-        run.save_last()
-        note(f"fit was interrupted after {run.recorder.taken} steps and returns the last whole state.")
+        try:
+            saved = run.save_last()
+        except Exception as error:  # noqa: BLE001 - the state is worth more than its checkpoint
+            saved = ""
+            warnings.warn(f"the last state could not be saved: {error}", RuntimeWarning, stacklevel=2)
+        note(f"fit was interrupted after {run.recorder.taken} steps and returns the last whole state.{saved}")
         return ended
     except NonFiniteError:
         run.settle()
@@ -238,14 +245,8 @@ class _Run:
         self.last_log = time.monotonic()
         chunk = self.recorder.flush()
         bar.show(chunk)
-        if not self.check_finite or "loss" not in chunk:
-            return
-        bad = ~torch.isfinite(chunk["loss"])
-        skipped = chunk.get("skipped")
-        if skipped is not None and skipped.shape == bad.shape:
-            bad &= skipped == 0
-        bad = bad.nonzero()
-        if len(bad):
+        bad = _not_finite(chunk)
+        if self.check_finite and len(bad):
             where = int(bad[0, 0])
             raise NonFiniteError(
                 f"the loss is {chunk['loss'][where].tolist()} at step {int(chunk['step'][where])}. Lower lr, clip with "
@@ -279,16 +280,17 @@ class _Run:
     def settle(self) -> None:
         """Wait for what is being saved; an error on the way out would hide the one that is being raised."""
         if self.checkpointer is not None:
-            with contextlib.suppress(Exception):
+            try:
                 self.checkpointer.wait()
+            except Exception:  # noqa: BLE001 - whatever it is, the last state is not on the disk
+                self.saved = None
 
     def save_last(self) -> str:
         """Save the last state after an interrupt or an error, if it is whole and finite; says in words that it did."""
         self.settle()
         history = self.recorder.history("interrupted")
-        lost = isinstance(self.current[1], Consumed) or (
-            self.check_finite and "loss" in history and not torch.isfinite(history["loss"][-1]).all()
-        )
+        last = {name: column[-1:] for name, column in history.items() if not name.startswith("eval/") and len(column)}
+        lost = isinstance(self.current[1], Consumed) or (self.check_finite and len(_not_finite(last)) > 0)
         if self.checkpointer is None or lost:
             return ""
         self.save(always=True)
@@ -314,6 +316,17 @@ class _Run:
             else f"The last whole state is error.state.{saved}"
         )
         error.add_note(f"fit had taken {self.recorder.taken} steps. {rest} The records are error.history.")
+
+
+def _not_finite(chunk: Mapping[str, Tensor]) -> Tensor:
+    """Where the loss is infinite or nan, in a step that was not skipped for it."""
+    if "loss" not in chunk:
+        return torch.empty(0, 1, dtype=torch.int64, device="cpu")
+    bad = ~torch.isfinite(chunk["loss"])
+    skipped = chunk.get("skipped")
+    if skipped is not None and skipped.shape == bad.shape:
+        bad &= skipped == 0
+    return bad.nonzero()
 
 
 def _go_through(

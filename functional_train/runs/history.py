@@ -113,14 +113,15 @@ class Recorder:
 
     def __init__(self, start: int, before: Mapping[str, Tensor] | None = None) -> None:
         self.start = start
-        chunk = _later(before or {}, "step", start)
+        before = {name: column.cpu() for name, column in (before or {}).items()}
+        chunk = _later(before, "step", start)
         # Chunks, the number of steps in them, and metrics pending.
         self._held: tuple[tuple[dict[str, Tensor], ...], int, list[Mapping[str, Any]]] = (
             (chunk,) if chunk else (),
             len(chunk.get("step", ())),
             [],
         )
-        evaluated = _later(before or {}, "eval/step", start)
+        evaluated = _later(before, "eval/step", start)
         self._evaluations: list[tuple[int, dict[str, Tensor]]] = [
             (
                 step - start,
@@ -189,6 +190,10 @@ def _later(columns: Mapping[str, Tensor], count: str, start: int) -> dict[str, T
 def _row(metrics: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     row: dict[str, Tensor] = {}
     for name, value in metrics.items():
+        if name.startswith("eval/") and where.startswith("step "):
+            raise StructureError(
+                f"the metrics of {where} have a {name!r}, a name that evaluations have. Call it something else."
+            )
         if name == "step":
             raise StructureError(
                 f"the metrics of {where} have a 'step', which fit counts itself. Call it something else."

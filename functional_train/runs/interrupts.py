@@ -1,6 +1,7 @@
 """Signals that wait for the end of a step: an interrupt while a state is written over, and the order to end."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Generator
@@ -16,6 +17,7 @@ class Interrupts:
         self._busy = False
         self._pending = False
         self.asked_to_end = False
+        self._process = os.getpid()
 
     @contextmanager
     def after_this(self) -> Generator[None]:
@@ -46,7 +48,11 @@ class Interrupts:
             yield
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
+        if os.getpid() != self._process:
+            # A child that was forked meanwhile has its parent's handlers, and nobody who asks.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self.asked_to_end = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

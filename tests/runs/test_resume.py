@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -257,16 +258,84 @@ def test_batches_that_can_be_read_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends the run with the state in the error's hands, and the checkpoint before it on the disk."""
-    real, calls = os.pwrite, iter(range(100))
+def full_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    real, calls = os.pwrite, iter(range(1000))
 
     def pwrite(handle: int, data: Any, at: int) -> int:
-        if next(calls) > 15:
+        if next(calls) >= writes:
             raise OSError(28, "No space left on device")
         return real(handle, data, at)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
+
+
+def test_nothing_is_said_to_be_saved_that_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that failed in the background is not taken for one, whatever ends the run."""
+    full_after(monkeypatch, 0)
+    checkpointer = ft.Checkpointer(tmp_path, every=3)
+    with pytest.raises(StopError) as caught:
+        ft.fit(count, START, numbers(9), observers=[stopping_at(3)], checkpoint=checkpointer, progress=False)
+    assert "saved" not in "".join(caught.value.__notes__)
+    assert int(caught.value.state.step) == 3  # pyright: ignore[reportAttributeAccessIssue]
+
+    def interrupt(state: Any, metrics: Any) -> None:
+        del metrics
+        if int(state.step) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.warns(RuntimeWarning, match="the last state could not be saved: .*No space left"):
+        state, history = ft.fit(count, START, numbers(9), observers=[interrupt], checkpoint=tmp_path, progress=False)
+    assert (int(state.step), history.ended) == (4, "interrupted")
+    assert checkpointer.steps == []
+
+
+def test_the_order_to_end_in_the_last_evaluation(tmp_path: Path) -> None:
+    """Is followed too, and the state is saved."""
+
+    def evaluate(state: Counter) -> dict[str, Tensor]:
+        signal.raise_signal(signal.SIGTERM)
+        return {"x": state.total}
+
+    with pytest.raises(SystemExit):
+        ft.fit(count, START, numbers(4), evaluate=evaluate, checkpoint=tmp_path, progress=False)
+    assert ft.Checkpointer(tmp_path).steps == [4]
+
+
+def test_a_child_forked_meanwhile_follows_the_order_to_end(tmp_path: Path) -> None:
+    """It has its parent's handler, and nobody who asks what that noted."""
+
+    def fork(state: Any, metrics: Any) -> None:
+        del state, metrics
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(write, b"ready")  # Python drops signals that arrive while it forks
+            time.sleep(20)
+            os._exit(0)
+        os.read(read, 5)
+        os.close(read)
+        os.close(write)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+    _, history = ft.fit(count, START, numbers(1), observers=[fork], checkpoint=tmp_path, progress=False)
+    assert history.ended == "finished"
+
+
+def test_what_cannot_be_saved_is_refused_at_once(tmp_path: Path) -> None:
+    """Not after a thousand steps."""
+    taken: list[int] = []
+    bad = ft.init_state({"w": torch.ones(1)}, ft.sgd()).replace(buffers={"f": len})
+    with pytest.raises(ft.StructureError, match="'buffers/f' is a builtin_function_or_method"):
+        ft.fit(lambda state, batch: taken.append(1), bad, numbers(3), checkpoint=tmp_path, progress=False)  # pyright: ignore[reportArgumentType]
+    assert not taken
+    with pytest.raises(ft.StructureError, match="metrics of step 1 have a 'eval/x', a name that evaluations have"):
+        ft.fit(lambda state, batch: (state, {"eval/x": 1.0}), START, numbers(3), progress=False)
+
+
+def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends the run with the state in the error's hands, and the checkpoint before it on the disk."""
+    full_after(monkeypatch, 16)
     checkpointer = ft.Checkpointer(tmp_path, every=2)
     with pytest.raises(OSError, match="No space left") as caught:
         ft.fit(count, START, numbers(40), checkpoint=checkpointer, progress=False)

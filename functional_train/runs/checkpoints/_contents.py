@@ -17,8 +17,6 @@ from functional_train.runs.checkpoints._header import Header, meaning, read_head
 from functional_train.runs.checkpoints._layout import LINE, check_entries, tensor_from
 from functional_train.values.errors import CheckpointError
 
-_READ_AT_ONCE = 1 << 26
-
 
 @contextlib.contextmanager
 def opened(path: Path) -> Generator[tuple[int, Header]]:
@@ -53,37 +51,32 @@ class Contents(NamedTuple):
 
     Attributes:
         header: What they are.
-        memory: All of them, in memory or mapped; writing to it does not change the file.
+        memory: All of them; writing to it does not change the file.
+        handle: Of the file that `check` reads into the memory, or None when it is mapped there.
     """
 
     header: Header
     memory: mmap.mmap
+    handle: int | None
 
     @classmethod
     def of(cls, handle: int, header: Header, *, mapped: bool) -> "Contents":
-        """Map a file, or read it."""
+        """Map a file, or make the memory that it is read into."""
         size = os.fstat(handle).st_size
-        if mapped:
-            return cls(header, mmap.mmap(handle, size, access=mmap.ACCESS_COPY))
-        memory = mmap.mmap(-1, size)
-        view, at = memoryview(memory), 0
-        while at < size:
-            part = os.preadv(handle, [view[at : at + _READ_AT_ONCE]], at)
-            if part == 0:
-                raise CheckpointError(f"it became shorter than {size} bytes while it was read.")
-            at += part
-        return cls(header, memory)
+        # Memory without a file is private too: the kernel is slow to make what a forked process would share.
+        memory = mmap.mmap(handle if mapped else -1, size, access=mmap.ACCESS_COPY)
+        return cls(header, memory, None if mapped else handle)
 
     def check(self, wanted: set[int]) -> None:
-        """Refuse entries whose bytes are not what was saved.
+        """Read entries that are not mapped, and refuse those whose bytes are not what was saved.
 
         Args:
             wanted: Which of the entries.
         """
         view = memoryview(self.memory)
-        with digester() as digest:
+        with digester(self._read) as digest:
             rows = [
-                (entry, said, digest.pieces(view[at : at + entry.nbytes]))
+                (entry, said, digest.pieces(view[at : at + entry.nbytes], at))
                 for position, ((entry, at), said) in enumerate(
                     zip(self.header.places(), self.header.digests, strict=True)
                 )
@@ -96,32 +89,56 @@ class Contents(NamedTuple):
                         "written to; go back to another copy or an earlier checkpoint."
                     )
 
+    def _read(self, piece: memoryview, at: int) -> None:
+        done = 0
+        while self.handle is not None and done < len(piece):
+            part = os.preadv(self.handle, [piece[done:]], at + done)
+            if part == 0:
+                raise CheckpointError(f"it became shorter than {at + len(piece)} bytes while it was read.")
+            done += part
+
     def tensors(self, wanted: set[int], device: torch.device | None) -> "Tensors":
-        """The memory of entries as tensors, each with a storage of its own, in a mapping by entry."""
+        """Makes tensors from the memory of entries, each with a storage of its own.
+
+        Args:
+            wanted: Which of the entries.
+            device: Of all of them; by default of what each is like.
+        """
         made: dict[int, Tensor] = {}
         for position, (entry, at) in enumerate(self.header.places()):
             if position in wanted:
-                memory: Any = torch.empty(0, dtype=torch.uint8)
+                memory = torch.empty(0, dtype=torch.uint8, device="cpu")
                 if entry.nbytes:
                     memory = torch.frombuffer(self.memory, dtype=torch.uint8, count=entry.nbytes, offset=at)
-                if device is None:
-                    made[position] = memory if at % LINE == 0 else memory.clone()
-                else:
-                    made[position] = memory.to(device)
-        return Tensors(made, {})
+                made[position] = memory if at % LINE == 0 else memory.clone()
+        return Tensors(made, device)
 
 
-class Tensors(NamedTuple):
-    """Makes the tensors of a file; two leaves that were one are one again."""
+class Tensors:
+    """Makes the tensors of a file; two leaves that were one are one again.
 
-    memory: dict[int, Tensor]
-    made: dict[str, Tensor]
+    Args:
+        memory: The bytes of each entry.
+        device: As `Contents.tensors`.
+    """
 
-    def __call__(self, node: Any) -> Tensor:
-        text = repr(sorted(node.items()))
-        if text not in self.made:
+    def __init__(self, memory: dict[int, Tensor], device: torch.device | None) -> None:
+        self._memory = memory
+        self._device = device
+        self._moved: dict[tuple[int, torch.device], Tensor] = {}
+        self._made: dict[tuple[str, torch.device], Tensor] = {}
+
+    def __call__(self, node: Any, like: Any) -> Tensor:
+        device = self._device
+        if device is None:
+            device = like.device if isinstance(like, Tensor) and not like.is_meta else torch.device("cpu")
+        text = (repr(sorted(node.items())), device)
+        if text not in self._made:
+            place = (node["tensor"], device)
+            if place not in self._moved:
+                self._moved[place] = self._memory[node["tensor"]].to(device)
             try:
-                self.made[text] = tensor_from(node, self.memory[node["tensor"]])
+                self._made[text] = tensor_from(node, self._moved[place])
             except (RuntimeError, OverflowError, ValueError) as error:
                 raise CheckpointError(f"torch makes no tensor of {node!r:.200}: {error}") from error
-        return self.made[text]
+        return self._made[text]

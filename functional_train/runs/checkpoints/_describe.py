@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from functional_train.runs.checkpoints._plain import decode, dtype_named, encode
+from functional_train.runs.checkpoints._plain import Unnamed, decode, dtype_named, encode, encode_static
 from functional_train.values.errors import CheckpointError, StructureError
 from functional_train.values.params import Params
 from functional_train.values.struct import is_static, rebuild_struct
@@ -82,7 +82,9 @@ def _container(tree: Any, path: str) -> tuple[dict[str, Any], list[tuple[Any, An
         return {"kind": "namedtuple"} | head, list(below)
     if dataclasses.is_dataclass(cls):
         fields = [field.name for field in dataclasses.fields(cls) if is_static(field)]
-        static = {name: encode(getattr(tree, name), f"the static field {_join(path, name)!r}") for name in fields}
+        static = {
+            name: encode_static(getattr(tree, name), f"the static field {_join(path, name)!r}") for name in fields
+        }
         return {"kind": "struct"} | head | {"static": static}, list(below)
     raise StructureError(
         f"at {path!r} there is a {cls.__qualname__}, a container whose contents cannot be written. Saved are dicts, "
@@ -115,16 +117,15 @@ def differences(found: Node, wanted: Node, path: str = "", *, cast: bool = False
     if wanted == ANYTHING:
         return
     place = f"at {path!r}" if path else "at the top"
-    ours, theirs = _kind(found), _kind(wanted)
-    if ours != theirs:
-        yield f"{place}: the file has {ours}, wanted is {theirs}"
+    if _kind(found) != _kind(wanted):
+        yield f"{place}: the file has {_kind(found)[1]}, wanted is {_kind(wanted)[1]}"
     elif found is None:
         return
     elif "tensor" in found:
         if found["shape"] != wanted["shape"]:
             yield f"{place}: the file has shape {tuple(found['shape'])}, wanted is {tuple(wanted['shape'])}"
         dtypes = [dtype_named(node["dtype"]) for node in (found, wanted)]
-        if dtypes[0] != dtypes[1] and not (cast and torch.can_cast(*dtypes)):
+        if dtypes[0] != dtypes[1] and not (cast and may_cast(*dtypes)):
             yield f"{place}: the file has {found['dtype']}, wanted is {wanted['dtype']}"
     elif "value" not in found:
         yield from _differing_children(found, wanted, path, place, cast=cast)
@@ -148,15 +149,22 @@ def _differing_children(found: Node, wanted: Node, path: str, place: str, *, cas
             yield from differences(child, right[text][1], _join(path, name), cast=cast)
 
 
-def _kind(node: Node) -> str:
-    """A node's kind in words, which are equal for what may stand for each other."""
+def may_cast(found: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether only digits can be lost."""
+    if found.is_complex or wanted.is_complex:
+        return found.is_complex and wanted.is_complex
+    return found.is_floating_point and wanted.is_floating_point
+
+
+def _kind(node: Node) -> tuple[str, str]:
+    """A node's kind, and in words; equal for what may stand for each other."""
     if node is None:
-        return "None"
+        return "none", "None"
     if "tensor" in node:
-        return "a tensor"
+        return "tensor", "a tensor"
     if "value" in node:
-        return f"a {type(decode(node['value'])).__name__}"
-    return f"a {node['class'].partition(':')[2]}" if "class" in node else f"a {node['kind']}"
+        return "value", f"a {type(decode(node['value'])).__name__}"
+    return node["kind"], f"a {node['class'].partition(':')[2] if 'class' in node else node['kind']}"
 
 
 def leaf_nodes(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
@@ -170,19 +178,19 @@ def leaf_nodes(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
         yield from leaf_nodes(child, _join(path, decode(name)))
 
 
-def rebuild(node: Node, leaf: Callable[[Node], Any], like: Any = None) -> Any:
+def rebuild(node: Node, leaf: Callable[[Node, Any], Any], like: Any = None) -> Any:
     """Make the tree that a node describes.
 
     Args:
         node: From a file whose digest is right.
-        leaf: From the node of a tensor to the tensor.
+        leaf: From the node of a tensor, and what `like` has there, to the tensor.
         like: A tree without differences, whose containers are used; without one, and where it is `...`, only this
             library's own classes are.
     """
     if node is None:
         return None
     if "children" not in node:
-        return leaf(node) if "tensor" in node else decode(node["value"])
+        return leaf(node, like) if "tensor" in node else decode(node["value"])
     if like is not None and like is not ...:
         parts = {repr(encode(key)): key for key in like} if type(like) in _MAPPINGS else None
         named = _by_name(node)
@@ -202,6 +210,8 @@ def rebuild(node: Node, leaf: Callable[[Node], Any], like: Any = None) -> Any:
     if node["kind"] == "namedtuple":
         return cls(*below)
     static = {name: decode(value) for name, value in node["static"].items()}
+    if any(isinstance(value, Unnamed) for value in static.values()):
+        raise _to_be_shown(cls.__name__)
     return rebuild_struct(cls, dict(zip(node["keys"], below, strict=True)) | static)
 
 
@@ -230,7 +240,11 @@ def _our_class(node: Node) -> Any:
         static = [field.name for field in fields if is_static(field)]
         if [field.name for field in fields if not is_static(field)] == node["keys"] and static == list(node["static"]):
             return cls
-    raise StructureError(
+    raise _to_be_shown(name)
+
+
+def _to_be_shown(name: str) -> StructureError:
+    return StructureError(
         f"the file holds a {name}, which load makes only when it is shown one: pass like=, a tree of the same "
         "structure such as the state that training starts from. Files never name code that runs."
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from functional_train.runs.checkpoints._describe import Node, check_node
 from functional_train.runs.checkpoints._digests import HEX
 from functional_train.runs.checkpoints._layout import SIZES, Entry
-from functional_train.values.errors import CheckpointError
+from functional_train.values.errors import CheckpointError, StructureError
 
 VERSION = 1
 LENGTH = 8
@@ -25,8 +25,10 @@ _STARTS = {
     b"\x93NUMPY": "a NumPy array",
     b"\x89HDF": "an HDF5 file",
 }
-# Containers and values in a tree that has no tensors; a tree may have more of them with each tensor.
-_PARTS, _PARTS_A_TENSOR = 100_000, 32
+# Commas and brackets in the text of a tree that has no tensors; a tree may have more of them with each tensor.
+_PARTS, _PARTS_A_TENSOR = 1_000_000, 32
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_LONGEST = 100_000_000
 
 
 class Header(NamedTuple):
@@ -80,6 +82,26 @@ def write_header(node: Node, entries: list[Entry], digests: list[str] | None = N
     return header[:start] + hashlib.sha256(header).hexdigest().encode() + header[start + HEX :]
 
 
+def check_readable(header: bytes, nbytes: int) -> None:
+    """Raise for a header that `read_header` would refuse, before it is written.
+
+    Args:
+        header: As `write_header` makes it.
+        nbytes: Of all entries.
+
+    Raises:
+        StructureError: the tree has too many parts, or equal keys.
+    """
+    try:
+        if len(header) > _LONGEST:
+            raise CheckpointError(f"its header would have {len(header)} bytes, more than {_LONGEST}.")
+        _parse(header[LENGTH:], len(header), len(header) + nbytes)
+    except CheckpointError as error:
+        raise StructureError(
+            f"this tree cannot be saved: {error} Put many numbers into one tensor, and give keys that differ."
+        ) from error
+
+
 def read_header(handle: int, size: int) -> Header:
     """Read and check the first bytes of a file.
 
@@ -92,7 +114,7 @@ def read_header(handle: int, size: int) -> Header:
     """
     first = os.pread(handle, LENGTH + len(_BEFORE), 0)
     length = int.from_bytes(first[:LENGTH], "little")
-    if first[LENGTH:] != _BEFORE.encode() or length > size - LENGTH:
+    if first[LENGTH:] != _BEFORE.encode() or length > min(size - LENGTH, _LONGEST):
         raise CheckpointError(_stranger(first, length, size, handle))
     header = os.pread(handle, LENGTH + length, 0)
     start = LENGTH + len(_BEFORE)
@@ -112,6 +134,8 @@ def _stranger(first: bytes, length: int, size: int, handle: int) -> str:
             )
     if length > size - LENGTH or size < LENGTH + len(_BEFORE):
         return f"it has {size} bytes, fewer than its header claims. It was cut short, or is of another kind."
+    if length > _LONGEST:
+        return f"its header claims {length} bytes, more than the {_LONGEST} that a header may have."
     version = _OTHER_VERSION.search(os.pread(handle, 1000, LENGTH))
     if version is not None and int(version[1]) != VERSION:
         return f"it has format {int(version[1])}, and this version of functional_train reads {VERSION}. Upgrade it."
@@ -186,9 +210,10 @@ def _entries(text: str, at: int) -> Iterator[Entry]:
 
 def _node(tree: str, count: int) -> Node:
     # Python's objects take many times the memory of their text.
-    parts = tree.count(",") + tree.count("[") + tree.count("{")
+    bare = _STRING.sub("", tree)
+    parts = bare.count(",") + bare.count("[") + bare.count("{")
     if parts > _PARTS + _PARTS_A_TENSOR * count:
-        raise CheckpointError(f"its tree has {parts} parts, with {count} tensors; ft.save never wrote it.")
+        raise CheckpointError(f"its tree has {parts} parts and {count} tensors, more than {_PARTS} and 32 a tensor.")
     node = json.loads(tree, object_pairs_hook=_unique, parse_constant=_no_number)
     check_node(node, count)
     return node

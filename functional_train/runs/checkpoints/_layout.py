@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from functional_train.runs.checkpoints._describe import Node, describe, value_node
 from functional_train.runs.checkpoints._plain import dtype_named, name_of_dtype
@@ -74,14 +75,24 @@ def _extent(leaf: Tensor) -> _Extent:
     return _Extent(low * leaf.itemsize, high * leaf.itemsize)
 
 
+def _dispatch(leaf: Tensor) -> Any:
+    return getattr(type(leaf), "__torch_dispatch__", None)
+
+
 def _refuse(path: str, leaf: Tensor) -> None:
     if leaf.layout is not torch.strided or leaf.is_quantized or leaf.is_nested:
         how = "leaf.to_dense()" if leaf.layout is not torch.strided else "leaf.dequantize()"
         raise StructureError(f"{path!r} is a {leaf.layout} tensor, which cannot be saved; save {how}.")
     if leaf.is_meta:
         raise StructureError(f"{path!r} is on the meta device and has no numbers to save.")
-    if is_functorch_wrapped_tensor(leaf) or hasattr(leaf, "__tensor_flatten__"):
+    if is_functorch_wrapped_tensor(leaf) or torch.compiler.is_compiling() or isinstance(leaf, FakeTensor):
         raise StructureError(f"{path!r} is a {type(leaf).__name__} inside of a transform or trace; save outside of it.")
+    # Tensors of such classes keep their numbers in other tensors, and a pointer to nothing.
+    if _dispatch(leaf) is not _dispatch(torch.empty(0)) or leaf._is_zerotensor():
+        raise StructureError(
+            f"{path!r} is a {type(leaf).__name__} without memory of its own; save the tensors that it is made of, or "
+            "what makes it plain (full_tensor(), dequantize(), clone())."
+        )
 
 
 class Plan(NamedTuple):
@@ -91,12 +102,14 @@ class Plan(NamedTuple):
         node: The tree, described.
         entries: In the order of the file.
         sources: For each entry the tensor whose bytes are written, contiguous or not.
+        leaves: The tensors of the tree.
         versions: How often each of those had been written to.
     """
 
     node: Node
     entries: list[Entry]
     sources: list[Tensor]
+    leaves: list[Tensor]
     versions: list[int | None]
 
 
@@ -119,7 +132,11 @@ def plan(tree: Any) -> Plan:
         found.append((path, leaf.detach().resolve_conj().resolve_neg(), node))
         return node
 
-    node = describe(tree, leaf_node)
+    try:
+        node = describe(tree, leaf_node)
+    except RecursionError:
+        raise StructureError("the tree is nested too deeply to be saved.") from None
+    leaves = [leaf for _, leaf, _ in found]
     pieces: list[tuple[str, Tensor, list[dict[str, Any]]]] = []
     for group in _sharing(found):
         pieces += _pieces(group)
@@ -133,7 +150,7 @@ def plan(tree: Any) -> Plan:
             one["tensor"] = position
         entries.append(Entry(_unused(path or "tensor", names), *carrier(source.dtype, tuple(source.shape))))
     sources = [pieces[place][1] for place in order]
-    return Plan(node, entries, sources, versions_of(sources))
+    return Plan(node, entries, sources, leaves, versions_of(leaves))
 
 
 def _order(source: Tensor, nodes: list[dict[str, Any]]) -> tuple[bool, int]:
@@ -178,7 +195,7 @@ def _pieces(group: list[_Found]) -> list[tuple[str, Tensor, list[dict[str, Any]]
     nodes = [node for _, _, node in group]
     seen = {(one.storage_offset(), one.shape, one.stride(), one.dtype) for _, one, _ in group}
     if len(seen) == 1:
-        if not leaf.is_contiguous() and _is_dense(leaf.shape, leaf.stride()):
+        if leaf.stride() != _strides(leaf.shape) and _is_dense(leaf.shape, leaf.stride()):
             for one in nodes:
                 one["stride"] = list(leaf.stride())
         return [(path, leaf, nodes)]
@@ -192,6 +209,11 @@ def _pieces(group: list[_Found]) -> list[tuple[str, Tensor, list[dict[str, Any]]
     # What comes after it has to begin at a multiple as well.
     memory = torch.nn.functional.pad(memory, (0, -(high - low) % _ALIGNMENT)) if (high - low) % _ALIGNMENT else memory
     return [(f"{path}#memory", memory, nodes)]
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a new tensor; those of dimensions of length 1 may be others in one that is contiguous too."""
+    return torch.empty(shape, device="meta").stride()
 
 
 def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:

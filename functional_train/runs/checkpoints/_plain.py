@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,7 @@ def dtype_named(name: str) -> torch.dtype:
     return found
 
 
+_UNNAMED = "unnamed"
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 # Tag -> the type, to JSON, and back. What JSON has itself needs no tag.
 _TAGGED: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -61,12 +62,33 @@ def encode(value: Any, where: str = "a value") -> Any:
     return next({tag: write(value)} for tag, (cls, write, _) in _TAGGED.items() if type(value) is cls)
 
 
+class Unnamed(NamedTuple):
+    """What a file says of a static value that load compares and never makes."""
+
+    described: Any
+
+
+def encode_static(value: Any, where: str) -> Any:
+    """Write the value of a static field; classes, and NamedTuples, are described so that they can be compared."""
+    return encode(value, where) if is_plain_value(value) else {_UNNAMED: _described(value, where)}
+
+
+def _described(value: Any, where: str) -> Any:
+    if isinstance(value, type):
+        return [f"{value.__module__}:{value.__qualname__}"]
+    if isinstance(value, tuple):
+        return [type(value).__qualname__, *[_described(item, where) for item in value]]
+    return encode(value, where)
+
+
 def decode(json: Any) -> Any:
     """The value that `encode` wrote."""
     if json is None or isinstance(json, bool | int | float | str):
         return json
     if isinstance(json, dict) and len(json) == 1:
         tag, content = next(iter(json.items()))
+        if tag == _UNNAMED:
+            return Unnamed(repr(content))
         if tag in _TAGGED:
             try:
                 return _TAGGED[tag][2](content)

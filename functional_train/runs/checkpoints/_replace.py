@@ -1,8 +1,10 @@
 """A file that is replaced as a whole or not at all."""
 
 import contextlib
+import itertools
 import os
 import stat
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ except ImportError:  # Windows has another kind of lock, and refuses to remove a
     fcntl = None
 
 _MARK = ".unfinished-"
+_numbers = itertools.count()
 # Linux writes at most 2 GiB in one call.
 _MOST_AT_ONCE = 1 << 30
 
@@ -89,33 +92,53 @@ def is_unfinished(name: str) -> bool:
     return name.startswith(".") and _MARK in name
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that they are on the disk."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        fsync_folder(each.parent)
+
+
 def _open_beside(target: Path) -> tuple[int, Path]:
     """A new file in the folder of `target`, locked for as long as it is open, with the permissions of the old file."""
     if target.is_dir():
         raise IsADirectoryError(21, "Is a directory; a file is written at exactly the path given")
-    for number in range(10_000):
-        name = target.parent / f".{target.name}{_MARK}{os.getpid()}-{number}"
+    if target.exists() and not target.is_file():
+        raise FileExistsError(17, "Is a pipe or a device, which would be replaced by a file")
+    while True:
+        # A name that no other thread or process has ever had: whoever finds it unlocked may remove it.
+        path = target.parent / f".{_beginning(target)}{_MARK}{os.getpid()}-{time.monotonic_ns()}-{next(_numbers)}"
         try:
-            handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             continue
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # not every file system has locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(handle).st_nlink == 0:  # taken for a dead process's before the lock was there
-                os.close(handle)
-                continue
+        if not _is_ours(handle):
+            os.close(handle)
+            continue
         with contextlib.suppress(OSError):
             os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
-        return handle, name
-    raise FileExistsError(17, f"too many unfinished files beside {target.name}; remove those that begin with a dot")
+        return handle, path
+
+
+def _is_ours(handle: int) -> bool:
+    """Lock a new file, unless another process took it for a dead one's before the lock was there."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # not every file system has locks
+        return True
+    return os.fstat(handle).st_nlink > 0
 
 
 def _remove_unfinished(target: Path) -> None:
     """Remove what processes left behind that no longer live."""
     if fcntl is None:
         return
-    for path in target.parent.glob(f".{_escaped(target.name)}{_MARK}*"):
+    for path in target.parent.glob(f".{_escaped(_beginning(target))}{_MARK}*"):
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY)
             try:
@@ -123,6 +146,11 @@ def _remove_unfinished(target: Path) -> None:
                 path.unlink()
             finally:
                 os.close(handle)
+
+
+def _beginning(target: Path) -> str:
+    """As much of a name as leaves room for the rest of another; a file system takes 255 bytes."""
+    return os.fsdecode(os.fsencode(target.name)[:160])
 
 
 def _escaped(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from functional_train.runs.checkpoints._contents import opened
 from functional_train.runs.checkpoints._layout import Plan, plan
 from functional_train.runs.checkpoints._plain import decode
-from functional_train.runs.checkpoints._replace import replacing
+from functional_train.runs.checkpoints._replace import make_folder, replacing
 from functional_train.runs.checkpoints.files import load, write
 from functional_train.runs.history import History
 from functional_train.steps.state import position
@@ -42,6 +43,17 @@ class Saved(NamedTuple):
     state: Tree
     history: History
     path: Path
+
+
+def _check_counts(state: Tree) -> None:
+    if not hasattr(state, "step"):
+        raise StructureError(
+            f"a {type(state).__name__} has no step to be saved under; a TrainState has. Use ft.save(path, tree)."
+        )
+
+
+def _for_json(number: float) -> float | str:
+    return number if math.isfinite(number) else str(number)
 
 
 class _Record(NamedTuple):
@@ -99,14 +111,16 @@ class Checkpointer:
                 raise HyperparameterError(f"{name} must be an int >= 1, got {value!r}.")
         if mode not in ("min", "max"):
             raise HyperparameterError(f"mode must be 'min' or 'max', got {mode!r}.")
-        self.folder = Path(folder)
+        # Wherever the process goes later.
+        self.folder = Path(folder).absolute()
         self.every = every
         self.keep = keep
         self.best = best
         self.mode = mode
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self._background = background
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._process = os.getpid()
         self._pending: Future[None] | None = None
         self._metrics: dict[tuple[str, int, int], float | None] = {}
 
@@ -136,15 +150,17 @@ class Checkpointer:
             StructureError: the state has no step, or a leaf that cannot be saved.
             OSError: this file, or that of the save before, cannot be written; the message names it.
         """
-        if not hasattr(state, "step"):
-            raise StructureError(
-                f"a {type(state).__name__} has no step to be saved under; a TrainState has. Use ft.save(path, tree)."
-            )
+        _check_counts(state)
         step = position(state)
+        if step < 0:
+            raise StructureError(f"the state is at step {step}; a checkpoint is of a step >= 0.")
         metric = None if history is None else self.metric_of(history, step)
         columns = {} if history is None else dict(history)
-        planned = plan({"state": state, "history": columns, "metric": metric})
+        named = {} if metric is None else {self.best: metric}
+        planned = plan({"state": state, "history": columns, "metric": named})
         self.wait()
+        if os.getpid() != self._process:  # a child has none of its parent's threads
+            self._pool, self._process = ThreadPoolExecutor(1, thread_name_prefix="checkpoint"), os.getpid()
         self._pending = self._pool.submit(self._write, step, planned)
         if not self._background:
             self.wait()
@@ -155,9 +171,15 @@ class Checkpointer:
         Raises:
             OSError: a file cannot be written; the message names it.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
+        pending = self._pending
+        if pending is None or os.getpid() != self._process:
+            return
+        try:
             pending.result()
+        finally:
+            # An interrupt may come before it is done.
+            if pending.done():
+                self._pending = None
 
     def restore(self, like: Tree, step: int | None = None) -> Saved | None:
         """Load the newest whole checkpoint, or that of one step.
@@ -181,7 +203,7 @@ class Checkpointer:
         for _, path in reversed(self._files()):
             try:
                 return self._load(path, like)
-            except (CheckpointError, OSError) as error:
+            except (CheckpointError, FileNotFoundError) as error:
                 failed.append(str(error))
                 warnings.warn(f"a checkpoint was passed over: {error}", RuntimeWarning, stacklevel=2)
         if failed:
@@ -257,7 +279,8 @@ class Checkpointer:
                 if identity not in self._metrics:
                     with opened(path) as (_, header):
                         node = header.node["children"][header.node["keys"].index("metric")]
-                    self._metrics[identity] = None if node is None else float(decode(node["value"]))
+                    metric = dict(zip(node["keys"], node["children"], strict=True)).get(self.best)
+                    self._metrics[identity] = None if metric is None else float(decode(metric["value"]))
                 records.append(_Record(step, path, self._metrics[identity]))
             except (CheckpointError, OSError, ValueError, TypeError, KeyError):
                 continue
@@ -280,13 +303,25 @@ class Checkpointer:
     def _write_manifest(self, kept: list[_Record], best: _Record | None) -> None:
         rows = [
             {"file": record.path.name, "step": record.step, "bytes": record.path.stat().st_size}
-            | ({} if record.metric is None else {str(self.best): record.metric})
+            | ({} if record.metric is None else {str(self.best): _for_json(record.metric)})
             | ({"best": True} if record is best and self.best is not None else {})
             for record in kept
         ]
         note = "For people: load goes by the files themselves."
         with replacing(self.folder / _MANIFEST, fsync=False) as file:
             file.write(json.dumps({"note": note, "checkpoints": rows}, indent=2).encode(), 0)
+
+    def check(self, state: Tree) -> None:
+        """Refuse a state that cannot be saved, before a run takes hours to come to that.
+
+        Args:
+            state: As `save`.
+
+        Raises:
+            StructureError: as `save`.
+        """
+        _check_counts(state)
+        plan(state)
 
     def _load(self, path: Path, like: Tree) -> Saved:
         found = load(path, {"state": like, "history": ..., "metric": ...})

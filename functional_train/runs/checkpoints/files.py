@@ -1,8 +1,9 @@
 """`save` and `load`: any tree in one file that is whole and unchanged, or does not load."""
 
+from collections import Counter, deque
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,18 +18,20 @@ from functional_train.runs.checkpoints._describe import (
     rebuild,
     value_node,
 )
-from functional_train.runs.checkpoints._digests import digester, finish
-from functional_train.runs.checkpoints._header import meaning, write_header
+from functional_train.runs.checkpoints._digests import Pieces, digester, finish
+from functional_train.runs.checkpoints._header import check_readable, meaning, write_header
 from functional_train.runs.checkpoints._layout import Plan, plan, view_of_bytes
 from functional_train.runs.checkpoints._plain import name_of_dtype
 from functional_train.runs.checkpoints._replace import replacing
 from functional_train.steps.state import versions_of
 from functional_train.values.errors import OwnershipError, StructureError
 from functional_train.values.tree._lookup import Predicate, check_globs, matches
-from functional_train.values.tree._structure import device_of, flatten, items, map, unflatten
+from functional_train.values.tree._structure import flatten, items, map, unflatten
 from functional_train.values.types import Tree
 
 _MOST_SHOWN = 20
+# Bytes of entries that are written together; those that are on a device, or not contiguous, have a copy meanwhile.
+_MOST_BEGUN = 1 << 26
 
 
 def save(path: str | PathLike[str], tree: Tree, *, fsync: bool = True) -> None:
@@ -39,8 +42,8 @@ def save(path: str | PathLike[str], tree: Tree, *, fsync: bool = True) -> None:
     Nothing in it is code. An older file is replaced at once, when the new one is on the disk: whenever the process is
     killed or the power fails, one of the two is there, whole.
 
-    Tensors are written one by one, so a tree larger than half the memory can be saved. Leaves that share memory share
-    it after `load`. Whether a leaf requires grad is not kept.
+    Tensors are written a few at a time, so a tree larger than half the memory can be saved. Leaves that share memory
+    share it after `load`. Whether a leaf requires grad is not kept.
 
     Args:
         path: A file name, in a folder that exists.
@@ -63,30 +66,47 @@ def save(path: str | PathLike[str], tree: Tree, *, fsync: bool = True) -> None:
     write(Path(path), plan(tree), fsync=fsync)
 
 
+class _Begun(NamedTuple):
+    """An entry whose bytes threads are writing."""
+
+    meaning: str
+    pieces: Pieces
+    at: int  # where it begins
+    kept: Any  # what the threads read from
+
+
 def write(path: Path, planned: Plan, *, fsync: bool) -> None:
     """Write what was planned."""
-    node, entries, sources, versions = planned
-    begin = at = len(write_header(node, entries))
+    node, entries, sources, leaves, versions = planned
+    header = write_header(node, entries)
+    check_readable(header, sum(entry.nbytes for entry in entries))
+    start = at = len(header)
     digests: list[str] = []
-    with replacing(path, fsync=fsync) as file, digester() as digest:
+    begun: deque[_Begun] = deque()
+
+    def finish_one() -> None:
+        digests.append(finish(begun[0].meaning, begun[0].pieces))
+        begun.popleft()
+
+    # When this fails, the threads end before the memory that they read from is let go, and before the file is closed.
+    with replacing(path, fsync=fsync) as file, digester(file.write) as digest:
         for entry, source in zip(entries, sources, strict=True):
+            while begun and at + entry.nbytes - begun[0].at > _MOST_BEGUN:
+                finish_one()
             view, kept = view_of_bytes(source)
-            pieces = digest.pieces(view)
-            try:
-                file.write(view, at)
-            finally:
-                # Threads still read from the memory, whatever went wrong.
-                digests.append(finish(meaning(entry), pieces))
-                del kept
+            begun.append(_Begun(meaning(entry), digest.pieces(view, at), at, kept))
             at += entry.nbytes
-        for entry, now, before in zip(entries, versions_of(sources), versions, strict=True):
+        while begun:
+            finish_one()
+        names = [name for name, each in leaf_nodes(node) if "tensor" in each]
+        for name, now, before in zip(names, versions_of(leaves), versions, strict=True):
             if now != before:
                 raise OwnershipError(
-                    f"{entry.name!r} was written to while it was saved to {path}, which stays as it was. A state is a "
+                    f"{name!r} was written to while it was saved to {path}, which stays as it was. A state is a "
                     "value; save ft.tree.copy(state) where others write to it."
                 )
         header = write_header(node, entries, digests)
-        assert len(header) == begin
+        assert len(header) == start
         file.write(header, 0)
 
 
@@ -112,13 +132,13 @@ def load(
         partial: Which leaves of `like` to read; the others are kept from `like`, and others in the file ignored. True
             reads those that both have; a glob of paths, globs or `(path, leaf) -> bool` those that it takes, which the
             file must have. Containers are not compared then.
-        cast: Whether leaves of another dtype are converted to that of `like`.
-        device: Where the tensors go; by default that of `like`, or the CPU.
+        cast: Whether floating leaves of another precision are converted to that of `like`.
+        device: Where the tensors go; by default each to the device that it has in `like`, or to the CPU.
         mmap: Whether leaves on the CPU lie in pages of the file, read as they are needed and never written back. Then
             the file must be replaced (as `save` does) or removed, not written to in place, for as long as they live.
 
     Returns:
-        The tree, on one device. None of its leaves requires grad.
+        The tree. None of its leaves requires grad.
 
     Raises:
         CheckpointError: the file is not what was saved.
@@ -139,21 +159,19 @@ def load(
     path = Path(path)
     if like is None and (partial is not False or cast):
         raise StructureError("partial= and cast= compare a file with like=, which was not given.")
-    target = torch.device(device) if device is not None else device_of(like)
-    target = None if target is None or target.type in ("cpu", "meta") else target
     with opened(path) as (handle, header):
         chosen = None if partial is False else _chosen(path, header.node, like, partial)
         if like is not None:
             _check_alike(path, header.node, like, chosen, cast=cast)
         nodes = [node for _, node in leaf_nodes(header.node)] if chosen is None else chosen.values()
         entries = {node["tensor"] for node in nodes if "tensor" in node}
-        contents = Contents.of(handle, header, mapped=mmap and target is None)
+        contents = Contents.of(handle, header, mapped=mmap)
         contents.check(entries)
-        make = contents.tensors(entries, target)
+        make = contents.tensors(entries, None if device is None else torch.device(device))
         if chosen is None:
             tree = rebuild(header.node, make, like)
         else:
-            new = [rebuild(chosen[name], make) if name in chosen else leaf for name, leaf in items(like)]
+            new = [rebuild(chosen[name], make, leaf) if name in chosen else leaf for name, leaf in items(like)]
             tree = unflatten(flatten(like)[1], new)
     return map(_cast, like, tree) if cast else tree
 
@@ -194,6 +212,13 @@ def _check_alike(path: Path, found: Node, like: Tree, chosen: dict[str, Node] | 
 def _chosen(path: Path, node: Node, like: Tree, partial: bool | Predicate) -> dict[str, Node]:
     """The leaves of a file that are to be read, by path."""
     stored = dict(leaf_nodes(node))
+    for holder, paths in (
+        ("the file", [name for name, _ in leaf_nodes(node)]),
+        ("like=", [name for name, _ in items(like)]),
+    ):
+        twice = next((name for name, count in Counter(paths).items() if count > 1), None)
+        if twice is not None:
+            raise StructureError(f"{path}: {holder} has two leaves at {twice!r}, which partial= cannot tell apart.")
     if partial is True:
         chosen = {name: stored[name] for name, _ in items(like) if name in stored}
         if not chosen:

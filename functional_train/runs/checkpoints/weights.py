@@ -1,20 +1,23 @@
 """Weights in and out of the files that other tools have: plain safetensors, and folders of `transformers`."""
 
+import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from functional_train.runs.checkpoints._replace import replacing
+from functional_train.runs.checkpoints._describe import may_cast
+from functional_train.runs.checkpoints._replace import make_folder, replacing
 from functional_train.values.errors import CheckpointError, HyperparameterError, StructureError
 from functional_train.values.params import Params
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d+-\d{5}-of-\d{5}\.safetensors")
 _MOST_SHOWN = 20
 
 
@@ -48,25 +51,32 @@ def save_weights(
         raise StructureError("params must map names to tensors, as ft.functionalize(module).params does.")
     if isinstance(max_shard_size, bool) or not isinstance(max_shard_size, int) or max_shard_size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise HyperparameterError(f"max_shard_size must be an int >= 1, got {max_shard_size!r}. It counts bytes.")
-    named = {name: leaf.detach().contiguous() for name, leaf in params.items()}
+    named = {name: leaf.detach().resolve_conj().resolve_neg().contiguous() for name, leaf in params.items()}
     if path.suffix == ".safetensors":
         _write(path, named)
         return
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     shards = _shards(named, max_shard_size)
     if len(shards) == 1:
         _write(path / _ONE, named)
         (path / _INDEX).unlink(missing_ok=True)
+        for old in path.iterdir():
+            if _SHARD.fullmatch(old.name):
+                old.unlink()
         return
     places: dict[str, str] = {}
+    # Names of their own, so that the index alone says which files belong together, until it is replaced.
+    before = {file for file in path.iterdir() if _SHARD.fullmatch(file.name)}
+    mark = next(at for at in itertools.count() if not any(file.name.startswith(f"model-{at}-") for file in before))
     for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        name = f"model-{mark}-{number:05d}-of-{len(shards):05d}.safetensors"
         _write(path / name, {each: named[each] for each in shard})
         places |= dict.fromkeys(shard, name)
     index = {"metadata": {"total_size": sum(leaf.nbytes for leaf in named.values())}, "weight_map": places}
     with replacing(path / _INDEX) as file:
         file.write(json.dumps(index, indent=2, sort_keys=True).encode(), 0)
-    (path / _ONE).unlink(missing_ok=True)
+    for old in (path / _ONE, *before):
+        old.unlink(missing_ok=True)
 
 
 def _shards(named: Mapping[str, Tensor], most: int) -> list[list[str]]:
@@ -149,7 +159,7 @@ def load_weights(
         new = found.get(name, old)
         if new.shape != old.shape:
             lines.append(f"{name!r}: the files have shape {tuple(new.shape)}, wanted is {tuple(old.shape)}")
-        elif new.dtype != old.dtype and not (cast and torch.can_cast(new.dtype, old.dtype)):
+        elif new.dtype != old.dtype and not (cast and may_cast(new.dtype, old.dtype)):
             lines.append(f"{name!r}: the files have {new.dtype}, wanted is {old.dtype}")
         else:
             made[name] = new.to(old.device if old.device.type != "meta" else "cpu", old.dtype)

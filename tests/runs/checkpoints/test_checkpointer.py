@@ -1,8 +1,12 @@
 """A folder of checkpoints: the newest whole one is found, some are kept, and later steps change none."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +253,93 @@ def test_a_power_failure_at_any_moment(tmp_path: Path, monkeypatch: pytest.Monke
             if found is not None:
                 assert_same(found.state, state(step))
     assert states > 100
+
+
+_LAST_LINE = """
+import sys, torch, functional_train as ft
+state = ft.init_state({str(i): torch.full((1 << 20,), float(i)) for i in range(6)}, ft.sgd())
+ft.Checkpointer(sys.argv[1]).save(state)
+"""
+
+
+def test_a_script_that_ends_while_it_saves(tmp_path: Path) -> None:
+    """The save is finished first."""
+    subprocess.run([sys.executable, "-W", "error", "-c", _LAST_LINE, str(tmp_path)], check=True)
+    like = ft.init_state({str(i): torch.zeros(1 << 20) for i in range(6)}, ft.sgd())
+    found = ft.Checkpointer(tmp_path).restore(like)
+    assert found is not None
+    assert float(found.state.params["5"][-1]) == 5
+
+
+def test_an_interrupted_wait_is_no_acknowledgment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one waits for the same save, and gives its error."""
+    checkpointer = ft.Checkpointer(tmp_path)
+    gate = held(monkeypatch)
+    checkpointer.save(state(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Future, "result", lambda self: interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            checkpointer.wait()
+    assert checkpointer.steps == []
+    gate.set()
+    checkpointer.wait()
+    assert checkpointer.steps == [1]
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_best_of_another_metric_is_not_this_ones(tmp_path: Path) -> None:
+    """Metrics are kept by name."""
+    first = ft.Checkpointer(tmp_path, best="eval/loss")
+    first.save(state(1), history(step=[1], loss=[0.0], eval_step=[1], eval_loss=[5.0]))
+    first.wait()
+    second = ft.Checkpointer(tmp_path, best="eval/accuracy", mode="max")
+    assert second.restore_best(state(0)) is None
+    second.save(state(2), history(step=[2], loss=[0.0], eval_step=[2], eval_accuracy=[0.5]))
+    found = second.restore_best(state(0))
+    assert found is not None
+    assert int(found.state.step) == 2
+
+
+def test_a_process_that_goes_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative folder stays where it was."""
+    monkeypatch.chdir(tmp_path)
+    checkpointer = ft.Checkpointer("run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    save_all(checkpointer, [1])
+    assert ft.Checkpointer(tmp_path / "run").steps == [1]
+
+
+def test_what_cannot_be_read_now_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be whole: only what is broken is."""
+    checkpointer = ft.Checkpointer(tmp_path)
+    save_all(checkpointer, [1, 2])
+    with monkeypatch.context() as patch:
+        failing("open", 0, OSError(errno.EMFILE, "Too many open files"), patch)
+        with pytest.raises(OSError, match="Too many open files"):
+            checkpointer.restore(state(0))
+    found = checkpointer.restore(state(0))
+    assert found is not None
+    assert int(found.state.step) == 2
+
+
+def test_a_forked_child_saves_too(tmp_path: Path) -> None:
+    """It has none of its parent's threads."""
+    checkpointer = ft.Checkpointer(tmp_path)
+    save_all(checkpointer, [1])
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            save_all(checkpointer, [2])
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert checkpointer.steps == [1, 2]
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
