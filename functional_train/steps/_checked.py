@@ -7,7 +7,7 @@ from functional_train.steps.state import check_untouched, versions_of
 from functional_train.values._generators import first_draw, mark, set_back
 from functional_train.values._watching import is_unmoded
 from functional_train.values.errors import PurityError
-from functional_train.values.tree._structure import flatten, items
+from functional_train.values.tree._structure import items, tensors
 from functional_train.values.types import StepFn, Tree
 
 _WHEN = "by this step, in its loss or its update"
@@ -35,7 +35,7 @@ def checked(step: StepFn) -> StepFn:
             result = step(state, batch)
             check_untouched(state, _WHEN)
             return result
-        given = flatten(batch)[0]
+        given = tensors(batch)
         versions = versions_of(given)
         asked = known is None or others_draw
         drawn = mark() if asked else known

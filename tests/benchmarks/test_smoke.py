@@ -37,6 +37,16 @@ def dies(module: nn.Module) -> Advance:
     raise SystemExit(7)
 
 
+@pytest.mark.slow
+def test_saving_runs_from_the_command_line() -> None:
+    """Every kind and system, on a few megabytes."""
+    command = [sys.executable, "-m", "tests.benchmarks.saving", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for kind in ("save", "sync", "load", "stall"):
+        assert f"\n{kind} " in done.stdout
+
+
 def row(workload: str, system: str, milliseconds: float) -> Figures:
     return Figures(workload, system, milliseconds, 1.0, 1.0, 1.0, 1.0, 100.0, 10.0)
 
@@ -124,7 +134,7 @@ def test_a_worker_that_dies_is_named() -> None:
 
 def test_runner_stays_light() -> None:
     """What the runner imports leaves torch out: a child's peak memory starts at its parent's."""
-    names = ("plain_step", "compiled_step", "growth", "process_start", "update", "draws", "purity")
+    names = ("plain_step", "compiled_step", "growth", "process_start", "update", "draws", "purity", "saving")
     benchmarks = ", ".join(f"tests.benchmarks.{name}" for name in names)
     code = f"import sys, {benchmarks}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
