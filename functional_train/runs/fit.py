@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from functional_train.runs.checkpoints.checkpointer import Checkpointer, Saved
+from functional_train.runs.counts import check_count
 from functional_train.runs.history import History, Recorder
 from functional_train.runs.interrupts import Interrupts
 from functional_train.runs.kept import Keeper
@@ -111,8 +112,8 @@ def fit(
         ("log_every", log_every, 1),
         ("keep_every", keep_every, 1),
     ):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise HyperparameterError(f"{name} must be an int >= {least}, got {value!r}.")
+        if value is not None:
+            check_count(name, value, least)
     if time_limit is not None and not (isinstance(time_limit, int | float) and time_limit >= 0):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise HyperparameterError(f"time_limit must be a number of seconds >= 0, got {time_limit!r}.")
     donates = getattr(step, "donates", False)

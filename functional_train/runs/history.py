@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from functional_train.runs.counts import check_count
 from functional_train.runs.kept import States
 from functional_train.values.errors import HyperparameterError, StructureError
 
@@ -245,8 +246,7 @@ def early_stopping(
     """
     if mode not in ("min", "max"):
         raise HyperparameterError(f"mode must be 'min' or 'max', got {mode!r}.")
-    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise HyperparameterError(f"patience must be an int >= 1, got {patience!r}. 5 is usual.")
+    check_count("patience", patience, 1, "5 is usual.")
     if not 0.0 <= min_delta < float("inf"):
         raise HyperparameterError(f"min_delta must be a finite number >= 0, got {min_delta!r}.")
 

@@ -61,10 +61,7 @@ class States(Mapping[int, Tree]):
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the states take, what they share counted once."""
-        memory: dict[int, int] = {}
-        for state in self._states.values():
-            memory |= _storages(state)
-        return sum(memory.values())
+        return sum(_storages(self._states).values())
 
     def _listed(self) -> str:
         steps = list(self._states)
@@ -103,9 +100,7 @@ class Keeper:
             self._every *= 2
             first = next(iter(self._states))
             self._states = {at: kept for at, kept in self._states.items() if at % self._every == 0 or at == first}
-            self._memory = {}
-            for kept in self._states.values():
-                self._memory |= _storages(kept)
+            self._memory = _storages(self._states)
 
     def states(self) -> States:
         """What was kept."""

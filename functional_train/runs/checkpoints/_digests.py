@@ -61,12 +61,8 @@ def finish(meaning: str, pieces: Pieces) -> str:
     return whole.hexdigest()
 
 
-def _nothing(piece: memoryview, at: int) -> None:
-    del piece, at
-
-
 @contextmanager
-def digester(first: Callable[[memoryview, int], None] = _nothing) -> Generator[Digester]:
+def digester(first: Callable[[memoryview, int], None]) -> Generator[Digester]:
     """A digester whose threads end with the block; what they have not begun when it fails is left.
 
     Args:

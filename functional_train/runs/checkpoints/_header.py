@@ -69,11 +69,12 @@ def write_header(node: Node, entries: list[Entry], digests: list[str] | None = N
     """
     tree = json.dumps(json.dumps(node, separators=(",", ":"), allow_nan=False))
     rows, at = [], 0
-    for name, code, shape in entries:
-        size = Entry(name, code, shape).nbytes
-        shown = ",".join(map(str, shape))
-        rows.append(f',{json.dumps(name)}:{{"dtype":"{code}","shape":[{shown}],"data_offsets":[{at},{at + size}]}}')
-        at += size
+    for entry in entries:
+        shape, end = ",".join(map(str, entry.shape)), at + entry.nbytes
+        rows.append(
+            f',{json.dumps(entry.name)}:{{"dtype":"{entry.code}","shape":[{shape}],"data_offsets":[{at},{end}]}}'
+        )
+        at = end
     leaves = "".join(digests) if digests is not None else "0" * HEX * len(entries)
     text = f"{_BEFORE}{'0' * HEX}{_LEAVES}{leaves}{_TREE}{tree}}}{''.join(rows)}}}"
     text += " " * (-(LENGTH + len(text)) % _MULTIPLE)

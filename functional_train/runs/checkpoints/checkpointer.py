@@ -15,6 +15,7 @@ from functional_train.runs.checkpoints._layout import Plan, plan
 from functional_train.runs.checkpoints._plain import decode
 from functional_train.runs.checkpoints._replace import make_folder, replacing
 from functional_train.runs.checkpoints.files import load, write
+from functional_train.runs.counts import check_count
 from functional_train.runs.history import History
 from functional_train.steps.state import position
 from functional_train.values.errors import CheckpointError, HyperparameterError, StructureError
@@ -106,9 +107,8 @@ class Checkpointer:
         mode: str = "min",
         background: bool = True,
     ) -> None:
-        for name, value in (("every", every), ("keep", keep)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise HyperparameterError(f"{name} must be an int >= 1, got {value!r}.")
+        check_count("every", every, 1)
+        check_count("keep", keep, 1)
         if mode not in ("min", "max"):
             raise HyperparameterError(f"mode must be 'min' or 'max', got {mode!r}.")
         # Wherever the process goes later.

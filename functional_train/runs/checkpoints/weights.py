@@ -13,7 +13,8 @@ from torch import Tensor
 
 from functional_train.runs.checkpoints._describe import may_cast
 from functional_train.runs.checkpoints._replace import make_folder, replacing
-from functional_train.values.errors import CheckpointError, HyperparameterError, StructureError
+from functional_train.runs.counts import check_count
+from functional_train.values.errors import CheckpointError, StructureError
 from functional_train.values.params import Params
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -49,8 +50,7 @@ def save_weights(
     path = Path(path)
     if not isinstance(params, Mapping) or not all(isinstance(leaf, Tensor) for leaf in params.values()):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise StructureError("params must map names to tensors, as ft.functionalize(module).params does.")
-    if isinstance(max_shard_size, bool) or not isinstance(max_shard_size, int) or max_shard_size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise HyperparameterError(f"max_shard_size must be an int >= 1, got {max_shard_size!r}. It counts bytes.")
+    check_count("max_shard_size", max_shard_size, 1, "It counts bytes.")
     named = {name: leaf.detach().resolve_conj().resolve_neg().contiguous() for name, leaf in params.items()}
     if path.suffix == ".safetensors":
         _write(path, named)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -90,7 +91,6 @@ def test_rare_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_transformers_reads_what_we_wrote(tmp_path: Path) -> None:
     """A model trained here goes out to its own `from_pretrained`, in one file and in several; and comes in again."""
-    transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_embd=8, n_layer=2, n_head=2, vocab_size=20, n_positions=16)
     with seeded(0):
         module = transformers.GPT2LMHeadModel(config)
