@@ -26,7 +26,9 @@ from functional_train.steps.compiling._compiled import Compiled
 from functional_train.steps.compiling.compile import compile
 from functional_train.steps.compiling.report import CacheInfo, CompileReport
 from functional_train.steps.loop import fold, iterate, repeat, scan
+from functional_train.steps.recovery import RollbackState, init_rollback_state, raise_if_skipped, roll_back
 from functional_train.steps.scaled import ScaledState, init_scaled_state, make_scaled_step
+from functional_train.steps.skipping import SkippingState, init_skipping_state, make_skipping_step
 from functional_train.steps.state import TrainState, init_state
 from functional_train.steps.step import make_step
 from functional_train.updates import projections, schedules
@@ -187,9 +189,9 @@ __all__ = [
     "NAdamState", "NoiseState", "NonFiniteError",
     "OwnershipError",
     "Params", "PartitionState", "PathError", "PlateauState", "ProdigyState", "PsgdState", "PurityError",
-    "RAdamState", "RMSpropState", "RpropState",
+    "RAdamState", "RMSpropState", "RollbackState", "RpropState",
     "Saved", "ScaledState", "Schedule", "ScheduleFreeState", "ScheduledState", "SecondMomentState", "ShampooState",
-    "SignumState", "SoapState", "SophiaState", "StepFn", "StructureError",
+    "SignumState", "SkippingState", "SoapState", "SophiaState", "StepFn", "StructureError",
     "TorchClassState", "TorchRun", "TrainState",
     "UpdateFn",
     "VarianceReductionState",
@@ -203,14 +205,16 @@ __all__ = [
     "fit", "fold", "freeze", "from_torch", "functionalize",
     "galore", "gauss_newton_bartlett", "grad", "grad_and_value", "graft", "grokfast_ema", "grokfast_ma", "guard",
     "hutchinson",
-    "identity", "incremental_update", "init_scaled_state", "init_state", "inject_hyperparams", "iterate",
+    "identity", "incremental_update", "init_rollback_state", "init_scaled_state", "init_skipping_state", "init_state",
+    "inject_hyperparams", "iterate",
     "kahan", "keep_params_nonnegative",
     "lamb", "laprop", "lars", "lbfgs", "lion", "load", "load_weights", "lookahead", "lora_init", "lora_merge",
-    "make_scaled_step", "make_step", "make_update", "mars", "masked", "master_weights", "merge", "mixed_precision",
-    "monitor", "muon",
+    "make_scaled_step", "make_skipping_step", "make_step", "make_update", "mars", "masked", "master_weights", "merge",
+    "mixed_precision", "monitor", "muon",
     "nadam", "named_chain", "negate", "normalize_by_global_norm", "novograd",
     "param_groups", "partition", "periodic_update", "plot", "prodigy", "project", "projections", "psgd",
-    "radam", "random", "record_effects", "reduce_on_plateau", "reduce_variance", "repeat", "rmsprop", "rprop",
+    "radam", "raise_if_skipped", "random", "record_effects", "reduce_on_plateau", "reduce_variance", "repeat",
+    "rmsprop", "roll_back", "rprop",
     "sam", "save", "save_weights", "scale", "scale_by_adadelta", "scale_by_adagrad", "scale_by_adahessian",
     "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_asgd",
     "scale_by_belief", "scale_by_came", "scale_by_factored_rms", "scale_by_laprop", "scale_by_layer_norm",

@@ -92,7 +92,7 @@ def relative_difference(actual: Tensor, expected: Tensor, scale: float = 0.0) ->
         return 0.0
     wide = torch.complex128 if expected.is_complex() else torch.float64
     apart = (actual.to(wide) - expected.to(wide)).abs().max().item()
-    largest = max(expected.abs().max().item(), scale)
+    largest = max(expected.to(wide).abs().max().item(), scale)
     return apart / largest if apart > 0.0 else 0.0
 
 

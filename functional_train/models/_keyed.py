@@ -137,8 +137,17 @@ def drawing_from(key: Tensor | None, run: Callable[[], T], owner: str) -> T:
 def _run(key: Tensor | None, run: Callable[[], T]) -> T:
     if key is None:
         return run()
-    with KeyedDraws(key):
-        return run()
+    if torch.compiler.is_compiling():
+        with KeyedDraws(key):
+            return run()
+    depth = torch._C._len_torch_function_stack()
+    try:
+        with KeyedDraws(key):
+            return run()
+    finally:
+        # An interrupt may come when a `with` is about to end, and the mode would stay for whatever runs next.
+        while torch._C._len_torch_function_stack() > depth:
+            torch._C._pop_torch_function_stack()
 
 
 def _nobody(*_: Any) -> bool:

@@ -7,21 +7,19 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, NoReturn
 
 from functional_train.runs.checkpoints.checkpointer import Checkpointer, Saved
-from functional_train.runs.counts import check_count
+from functional_train.runs.faults import is_out_of_memory, not_finite, skipped_in_a_row
 from functional_train.runs.history import History, Recorder
 from functional_train.runs.interrupts import Interrupts
 from functional_train.runs.kept import Keeper
 from functional_train.runs.passes import END_OF_PASS, passes
 from functional_train.runs.placement import place
 from functional_train.runs.progress import Progress, note
-from functional_train.steps.compiling._donate import Consumed
+from functional_train.steps.compiling._donate import is_lost
 from functional_train.steps.state import position
+from functional_train.updates.checks import check_whole
 from functional_train.values.errors import HyperparameterError, NonFiniteError, StructureError
 from functional_train.values.tree._build import copy
 from functional_train.values.tree._structure import device_of
@@ -30,6 +28,7 @@ from functional_train.values.types import StepFn
 Observer = Callable[[Any, Mapping[str, Any]], None]
 
 _SECONDS_BETWEEN_LOGS = 1.0
+_MOST_SKIPPED = 100
 _RESUMED = object()
 
 
@@ -74,7 +73,8 @@ def fit(
         observers: Functions called with `(state, metrics)` after every step.
         log_every: Most steps between two log times, at least 1.
         check_finite: Whether a loss that is not finite ends the run with an error, at log time; not where the step
-            reports a metric `"skipped"` that is not 0, as `make_scaled_step` does when it stepped over an overflow.
+            reports a metric `"skipped"` that is not 0, as `make_skipping_step` and `make_scaled_step` do. When 100
+            steps in a row were skipped, the run stands still and ends as well.
         checkpoint: A `Checkpointer`, or a folder for one with its defaults. When it has a checkpoint, the run goes on
             from the newest whole one as if it had never stopped: `steps` and one pass are counted from `state`, and
             batches that were consumed are passed over. So the same call resumes a run, or returns at once what it had
@@ -91,8 +91,8 @@ def fit(
 
     Raises:
         BatchesError: the iterable of batches is empty.
-        NonFiniteError: the loss became infinite or nan; the error carries `.state` and `.history`. Any other exception
-            that a step raises is given the same two attributes.
+        NonFiniteError: the loss became infinite or nan, or too many steps were skipped; the error carries `.state`
+            and `.history`. Any other exception that a step raises is given the same two attributes.
         HyperparameterError: steps or time_limit is negative, or log_every, evaluate_every or keep_every is below 1.
         StructureError: the checkpoint holds another kind of state, or one of an earlier step than `state`.
         CheckpointError: there are checkpoints, and none of them is whole.
@@ -113,7 +113,7 @@ def fit(
         ("keep_every", keep_every, 1),
     ):
         if value is not None:
-            check_count(name, value, least)
+            check_whole(name, value, least)
     if time_limit is not None and not (isinstance(time_limit, int | float) and time_limit >= 0):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise HyperparameterError(f"time_limit must be a number of seconds >= 0, got {time_limit!r}.")
     donates = getattr(step, "donates", False)
@@ -208,6 +208,7 @@ class _Run:
         self.saved: tuple[int, bool] | None = None
         self.interrupts = Interrupts()
         self.last_log = time.monotonic()
+        self.in_a_row = 0
 
     def take(self, batch: Any) -> None:
         taken, state, _ = self.current
@@ -246,16 +247,27 @@ class _Run:
         self.last_log = time.monotonic()
         chunk = self.recorder.flush()
         bar.show(chunk)
-        bad = _not_finite(chunk)
+        bad = not_finite(chunk)
         if self.check_finite and len(bad):
             where = int(bad[0, 0])
-            raise NonFiniteError(
+            self._raise_not_finite(
                 f"the loss is {chunk['loss'][where].tolist()} at step {int(chunk['step'][where])}. Lower lr, clip with "
-                "ft.clip_by_global_norm, or look at that batch; check_finite=False goes on regardless. "
-                "The last state is error.state, the records are error.history.",
-                state=self.current[1],
-                history=self.history("not finite"),
+                "ft.clip_by_global_norm, skip such batches with ft.make_skipping_step, or look at that one;"
             )
+        self.in_a_row = skipped_in_a_row(chunk, self.in_a_row)
+        if self.check_finite and self.in_a_row >= _MOST_SKIPPED:
+            self._raise_not_finite(
+                f"the last {self.in_a_row} steps up to {int(chunk['step'][-1])} were all skipped, so the run stands "
+                "still. Lower lr, look at the parameters and the data, or go back with ft.roll_back;"
+            )
+
+    def _raise_not_finite(self, what: str) -> NoReturn:
+        raise NonFiniteError(
+            f"{what} check_finite=False goes on regardless. The last state is error.state, the records are "
+            "error.history.",
+            state=self.current[1],
+            history=self.history("not finite"),
+        )
 
     def evaluate(self) -> None:
         if self.evaluate_fn is not None and not self.recorder.is_evaluated:
@@ -291,7 +303,7 @@ class _Run:
         self.settle()
         history = self.recorder.history("interrupted")
         last = {name: column[-1:] for name, column in history.items() if not name.startswith("eval/") and len(column)}
-        lost = isinstance(self.current[1], Consumed) or (self.check_finite and len(_not_finite(last)) > 0)
+        lost = is_lost(self.current[1]) or (self.check_finite and len(not_finite(last)) > 0)
         if self.checkpointer is None or lost:
             return ""
         self.save(always=True)
@@ -312,22 +324,16 @@ class _Run:
             saved = self.save_last()
         rest = (
             "The step, which moves its state, raised when some of the new one was written, so the last state is lost. "
-            "Keep copies now and then, with an observer and ft.tree.copy(state), or compile without donate."
-            if isinstance(self.current[1], Consumed)
+            "Keep states now and then with keep_every= or checkpoint=, or compile without donate."
+            if is_lost(self.current[1])
             else f"The last whole state is error.state.{saved}"
         )
+        if is_out_of_memory(error):
+            rest += (
+                " Go on from there with smaller batches; ft.accumulate_updates(optimizer, every=k) makes one update of "
+                "k of them."
+            )
         error.add_note(f"fit had taken {self.recorder.taken} steps. {rest} The records are error.history.")
-
-
-def _not_finite(chunk: Mapping[str, Tensor]) -> Tensor:
-    """Where the loss is infinite or nan, in a step that was not skipped for it."""
-    if "loss" not in chunk:
-        return torch.empty(0, 1, dtype=torch.int64, device="cpu")
-    bad = ~torch.isfinite(chunk["loss"])
-    skipped = chunk.get("skipped")
-    if skipped is not None and skipped.shape == bad.shape:
-        bad &= skipped == 0
-    return bad.nonzero()
 
 
 def _go_through(

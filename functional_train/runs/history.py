@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from functional_train.runs.counts import check_count
 from functional_train.runs.kept import States
+from functional_train.updates.checks import check_whole
 from functional_train.values.errors import HyperparameterError, StructureError
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def early_stopping(
     """
     if mode not in ("min", "max"):
         raise HyperparameterError(f"mode must be 'min' or 'max', got {mode!r}.")
-    check_count("patience", patience, 1, "5 is usual.")
+    check_whole("patience", patience, 1, "5 is usual.")
     if not 0.0 <= min_delta < float("inf"):
         raise HyperparameterError(f"min_delta must be a finite number >= 0, got {min_delta!r}.")
 

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from functional_train.gradients.reverse import grad_and_value
 from functional_train.steps._checked import checked
+from functional_train.steps.skipping import chosen
 from functional_train.steps.state import TrainState, init_state
-from functional_train.steps.step import checked_gradients, parts_of_value
+from functional_train.steps.step import checked_gradients, measure
 from functional_train.updates.apply import make_update
 from functional_train.updates.checks import check_interior, check_positive
 from functional_train.updates.transformation import GradientTransformation, check_transformation
-from functional_train.values import random, tree
+from functional_train.values import tree
 from functional_train.values.errors import HyperparameterError, StructureError
 from functional_train.values.types import Aux, GradFn, LossFn, StepFn, Tree
 
@@ -149,34 +150,22 @@ def make_scaled_step(
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Any]]:
         opt_state = _checked_state(state.opt_state)
-        owned: dict[str, Any] = {}
-        extra: dict[str, Any] = {}
-        next_key = state.key
-        if state.key is not None:
-            next_key, owned["key"], extra["key"] = random.split(state.key, 3)
-        if state.buffers is not None:
-            owned["buffers"] = state.buffers
         scale = opt_state.scale
         inverse = scale.double().reciprocal().float()
         scaled_grad_fn = make_grad_fn(_scaled(loss_fn, scale, has_aux), has_aux=True)
 
-        def unscaled(params: Tree) -> tuple[Tree, tuple[Tensor, dict[str, Any], Tree | None]]:
+        def unscaled(params: Tree, batch: Tree, /, **owned: Any) -> tuple[Tree, tuple[Tensor, Aux]]:
             grads, (_, aux) = checked_gradients(scaled_grad_fn(params, batch, **owned))
             metrics = dict(aux.metrics)
             loss = metrics.pop(_TRUE_LOSS)
-            return tree.scale(inverse, grads), parts_of_value((loss, Aux(metrics, aux.buffers)), state.buffers)
+            return tree.scale(inverse, grads), (loss, Aux(metrics, aux.buffers))
 
-        def grad_and_value_fn(params: Tree) -> tuple[Tree, Tensor]:
-            grads, (loss, _, _) = unscaled(params)
-            return grads, loss
-
-        grads, (loss, metrics, buffers) = unscaled(state.params)
-        finite = _all_finite(grads, scale)
-        reached = update_fn(
-            grads, opt_state.inner, state.params, value=loss, grad_and_value_fn=grad_and_value_fn, **extra
-        )
+        grads, metrics, buffers, next_key, extra = measure(unscaled, state, batch)
+        finite = tree.all_finite(grads).to(scale.device)
         before = (state.params, opt_state.inner, state.buffers)
-        params, inner, buffers = tree.where(finite, (*reached, buffers), before)
+        params, inner, buffers = chosen(
+            finite, lambda: (*update_fn(grads, opt_state.inner, state.params, **extra), buffers), before
+        )
         metrics = {**metrics, "loss_scale": scale, "skipped": (~finite).float()}
         new_state = ScaledState(*moved_on(opt_state, finite), inner)
         return TrainState(state.step + 1, params, new_state, buffers, next_key), metrics
@@ -222,11 +211,3 @@ def _checked_state(opt_state: Any) -> ScaledState:
             f"{type(opt_state).__name__}. Make the state with ft.init_scaled_state(params, optimizer)."
         )
     return opt_state
-
-
-def _all_finite(grads: Tree, scale: Tensor) -> Tensor:
-    """Whether every gradient is a number, as a 0-d bool; the largest size tells, without memory for each."""
-    sizes = [torch.linalg.vector_norm(leaf, float("inf")) for leaf in tree.leaves(grads) if leaf.numel() > 0]
-    if not sizes:
-        return torch.ones_like(scale, dtype=torch.bool)
-    return torch.stack([torch.isfinite(size).to(scale.device) for size in sizes]).all()

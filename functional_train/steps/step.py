@@ -54,32 +54,38 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
     update_fn = make_update(optimizer)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Any]]:
-        owned: dict[str, Any] = {}
-        extra: dict[str, Any] = {}
-        next_key = state.key
-        if state.key is not None:
-            next_key, owned["key"], extra["key"] = random.split(state.key, 3)
-        if state.buffers is not None:
-            owned["buffers"] = state.buffers
-
-        try:
-            returned = grad_fn(state.params, batch, **owned)
-        except TypeError as error:
-            _explain_owned(error, owned)
-            raise
-        grads, value = checked_gradients(returned)
-        loss, metrics, buffers = parts_of_value(value, state.buffers)
-
-        def grad_and_value_fn(params: Tree) -> tuple[Tree, Tensor]:
-            again, value = grad_fn(params, batch, **owned)
-            return again, parts_of_value(value, state.buffers)[0]
-
-        params, opt_state = update_fn(
-            grads, state.opt_state, state.params, value=loss, grad_and_value_fn=grad_and_value_fn, **extra
-        )
+        grads, metrics, buffers, next_key, extra = measure(grad_fn, state, batch)
+        params, opt_state = update_fn(grads, state.opt_state, state.params, **extra)
         return TrainState(state.step + 1, params, opt_state, buffers, next_key), metrics
 
     return checked(step)
+
+
+def measure(
+    grad_fn: GradFn, state: TrainState, batch: Tree
+) -> tuple[Tree, dict[str, Any], Tree | None, Tensor | None, dict[str, Any]]:
+    """Call a gradient function with what a state owns: gradients, metrics, buffers, next key, extras of the update."""
+    owned: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    next_key = state.key
+    if state.key is not None:
+        next_key, owned["key"], extra["key"] = random.split(state.key, 3)
+    if state.buffers is not None:
+        owned["buffers"] = state.buffers
+
+    try:
+        returned = grad_fn(state.params, batch, **owned)
+    except TypeError as error:
+        _explain_owned(error, owned)
+        raise
+    grads, value = checked_gradients(returned)
+    loss, metrics, buffers = parts_of_value(value, state.buffers)
+
+    def grad_and_value_fn(params: Tree) -> tuple[Tree, Tensor]:
+        again, value = grad_fn(params, batch, **owned)
+        return again, parts_of_value(value, state.buffers)[0]
+
+    return grads, metrics, buffers, next_key, {"value": loss, "grad_and_value_fn": grad_and_value_fn, **extra}
 
 
 def checked_gradients(returned: Any) -> tuple[Tree, Any]:

@@ -27,3 +27,8 @@ def only_onlookers() -> bool:
 def is_readable(tensor: Tensor) -> bool:
     """Whether the host may look at a tensor's values, which may make it wait for the tensor's device."""
     return is_unwatched() and type(tensor) is Tensor
+
+
+def known(condition: Tensor) -> bool | None:
+    """What a 0-d condition is, where reading it costs nothing: beside the host, with nothing that maps or traces."""
+    return bool(condition) if is_readable(condition) and condition.device.type == "cpu" else None

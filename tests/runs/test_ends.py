@@ -214,3 +214,21 @@ def test_an_interrupt_in_a_step_or_an_observer(when: int, where: str) -> None:
     assert int(state.step) == (when - 1 if where == "before" else when)
     assert consistent(state, history)
     assert history.ended == "interrupted"
+
+
+@pytest.mark.parametrize("log_every", [1, 7, 100])
+def test_a_run_that_stands_still_ends(log_every: int) -> None:
+    """When each step is skipped nothing is trained any more, which is an error and not a run without end."""
+    optimizer = ft.sgd(0.1)
+    step = ft.make_skipping_step(ft.grad_and_value(lambda params, batch: params.sum() * batch), optimizer)
+    bad, good = torch.tensor(torch.nan), torch.tensor(1.0)
+    start = ft.init_skipping_state(torch.ones(2), optimizer)
+    batches = [bad] * 60 + [good] + [bad] * 99 + [good] + [bad] * 500
+    with pytest.raises(
+        ft.NonFiniteError, match=r"the last \d+ steps up to \d+ were all skipped.*ft\.roll_back"
+    ) as caught:
+        ft.fit(step, start, batches, log_every=log_every, progress=False)
+    assert 261 <= int(caught.value.state.step) < 261 + log_every + 1
+    assert_bitwise(caught.value.state.params, ft.fold(step, start, [good, good]).params)
+    state, _ = ft.fit(step, start, batches, check_finite=False, progress=False)
+    assert state.step == len(batches)

@@ -15,9 +15,9 @@ from functional_train.runs.checkpoints._layout import Plan, plan
 from functional_train.runs.checkpoints._plain import decode
 from functional_train.runs.checkpoints._replace import make_folder, replacing
 from functional_train.runs.checkpoints.files import load, write
-from functional_train.runs.counts import check_count
 from functional_train.runs.history import History
 from functional_train.steps.state import position
+from functional_train.updates.checks import check_whole
 from functional_train.values.errors import CheckpointError, HyperparameterError, StructureError
 from functional_train.values.types import Tree
 
@@ -107,8 +107,8 @@ class Checkpointer:
         mode: str = "min",
         background: bool = True,
     ) -> None:
-        check_count("every", every, 1)
-        check_count("keep", keep, 1)
+        check_whole("every", every, 1)
+        check_whole("keep", keep, 1)
         if mode not in ("min", "max"):
             raise HyperparameterError(f"mode must be 'min' or 'max', got {mode!r}.")
         # Wherever the process goes later.

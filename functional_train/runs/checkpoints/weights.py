@@ -13,7 +13,7 @@ from torch import Tensor
 
 from functional_train.runs.checkpoints._describe import may_cast
 from functional_train.runs.checkpoints._replace import make_folder, replacing
-from functional_train.runs.counts import check_count
+from functional_train.updates.checks import check_whole
 from functional_train.values.errors import CheckpointError, StructureError
 from functional_train.values.params import Params
 
@@ -50,7 +50,7 @@ def save_weights(
     path = Path(path)
     if not isinstance(params, Mapping) or not all(isinstance(leaf, Tensor) for leaf in params.values()):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise StructureError("params must map names to tensors, as ft.functionalize(module).params does.")
-    check_count("max_shard_size", max_shard_size, 1, "It counts bytes.")
+    check_whole("max_shard_size", max_shard_size, 1, "It counts bytes.")
     named = {name: leaf.detach().resolve_conj().resolve_neg().contiguous() for name, leaf in params.items()}
     if path.suffix == ".safetensors":
         _write(path, named)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, default_collate
 
-from functional_train.runs.counts import check_count
 from functional_train.runs.data._shuffle import shuffled
+from functional_train.updates.checks import check_whole
 from functional_train.values import random, tree
 from functional_train.values.errors import BatchesError, HyperparameterError, StructureError
 from functional_train.values.random._checks import check_key
@@ -68,8 +68,8 @@ class Batches:
         transform: Callable[[Any, Tensor], Any] | None = None,
         collate: Callable[[list[Any]], Tree] | None = None,
     ) -> None:
-        check_count("batch_size", batch_size, 1)
-        check_count("world_size", world_size, 1)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("world_size", world_size, 1)
         if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < world_size <= batch_size:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise HyperparameterError(
                 f"rank must be an int in [0, world_size) and world_size at most batch_size, got {rank!r}, {world_size} "

@@ -61,6 +61,15 @@ def _refuse(consumed: Consumed) -> NoReturn:
     raise OwnershipError(_explained(consumed))
 
 
+def is_lost(state: Any) -> bool:
+    """Whether a value, or one inside it, was taken away."""
+    try:
+        leaves(state)
+    except OwnershipError:
+        return True
+    return False
+
+
 register_node(Consumed, _refuse, lambda metadata, children: None)
 
 

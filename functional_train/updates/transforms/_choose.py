@@ -1,4 +1,7 @@
-"""Updates that may not happen, decided where the tensors are: the host waits for no device."""
+"""Updates that may not happen, decided where the tensors are: the host waits for no device.
+
+Where the host knows the condition, what is not chosen is not computed; the bits are the same either way.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +11,7 @@ from torch import Tensor
 from functional_train.updates.apply import move_columns
 from functional_train.updates.transformation import GradientTransformation, update_columns
 from functional_train.values import tree
-from functional_train.values._watching import is_readable
+from functional_train.values._watching import known
 from functional_train.values.tree import Flat
 from functional_train.values.types import Tree
 
@@ -33,11 +36,11 @@ def choose_update(
     otherwise: Flat | float,
 ) -> tuple[Flat, Tree]:
     """An update where the 0-d condition is true; elsewhere a number or a column beside g, and the state as it was."""
-    known = _known(condition)
-    if known is False:
+    apply = known(condition)
+    if apply is False:
         return otherwise if isinstance(otherwise, Flat) else tree.where(condition, g, otherwise), state
     updates, new, _ = update_columns(tx, g, state, p, extra)
-    if known:
+    if apply:
         return updates, new
     if isinstance(otherwise, Flat):
         otherwise = beside(updates, otherwise)
@@ -48,21 +51,13 @@ def move_where(
     condition: Tensor, tx: GradientTransformation, g: Flat, state: Tree, p: Flat, extra: Mapping[str, Any]
 ) -> tuple[Flat, Tree]:
     """New parameters where the 0-d condition is true; elsewhere the old ones, and the state as it was."""
-    known = _known(condition)
-    if known is False:
+    apply = known(condition)
+    if apply is False:
         return p, state
     moved, new = move_columns(tx, g, state, p, extra)
-    if known:
+    if apply:
         return moved, new
     return tree.where(condition, moved, beside(moved, p)), tree.where(condition, new, state)
-
-
-def _known(condition: Tensor) -> bool | None:
-    """What a condition is, where reading it costs nothing: beside the host, and with nothing that maps or traces.
-
-    What is chosen is the same either way, bit for bit.
-    """
-    return bool(condition) if is_readable(condition) and condition.device.type == "cpu" else None
 
 
 def beside(column: Flat, other: Flat) -> Flat:

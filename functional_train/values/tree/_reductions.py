@@ -123,13 +123,36 @@ def all_finite(tree: Any) -> Tensor:
         >>> ft.tree.all_finite({"w": torch.tensor([1.0, float("nan")])})
         tensor(False)
     """
-    parts = [leaf for leaf in leaves(tree) if leaf.numel() > 0 and is_floating(leaf)]
-    if not parts:
-        return torch.ones((), dtype=torch.bool)
+    parts = [numbers for leaf in leaves(tree) if (numbers := _numbers(leaf)) is not None]
+    return _are_finite(parts).all() if parts else torch.ones((), dtype=torch.bool)
+
+
+def finite_leaves(found: list[Any]) -> Tensor:
+    """Which leaves hold finite numbers only, as a bool tensor with one entry a leaf; what is no tensor does."""
+    measured = {place: numbers for place, leaf in enumerate(found) if (numbers := _numbers(leaf)) is not None}
+    if not measured:
+        return torch.ones(len(found), dtype=torch.bool)
+    finite = _are_finite(list(measured.values())).all(1)
+    if len(measured) == len(found):
+        return finite
+    rows = dict(zip(measured, finite, strict=True))
+    return torch.stack([rows.get(place, torch.ones_like(finite[0])) for place in range(len(found))])
+
+
+def _numbers(leaf: Any) -> Tensor | None:
+    """Those numbers of a leaf that can be infinite, if it has any."""
+    if not is_floating(leaf):
+        return None
+    numbers = leaf.coalesce().values() if leaf.layout == torch.sparse_coo else leaf
+    return numbers if numbers.numel() > 0 else None
+
+
+def _are_finite(parts: list[Tensor]) -> Tensor:
+    """Whether numbers that tell about all of a part are finite, a row for each part."""
     if is_plain([parts]):
         # Both ends are nan where any number is; this is the fastest pass that tells.
         real = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in parts]
         ends = [end for leaf in real for end in torch.aminmax(leaf.detach())]
     else:
         ends = _norms([leaf.detach() for leaf in parts], float("inf"))
-    return torch.isfinite(torch.stack([end.to(ends[0].device) for end in ends])).all()
+    return torch.isfinite(torch.stack([end.to(ends[0].device) for end in ends])).reshape(len(parts), -1)
