@@ -46,20 +46,25 @@ def _saving(how: str) -> Kind:
     )
 
 
-SAVE, SYNC, LOAD, STALL = "save", "sync", "load", "stall"
+def _loading(how: str) -> Kind:
+    return Kind(
+        "safetensors",
+        {
+            "safetensors": System(f"{MODULE}:{how}_safetensors", _SAFETENSORS),
+            "functional_train": System(f"{MODULE}:{how}_functional_train"),
+            "torch.load": System(f"{MODULE}:{how}_torch"),
+            "torch.load, mmap": System(f"{MODULE}:{how}_mapped_torch"),
+            "dcp": System(f"{MODULE}:{how}_dcp", _DCP),
+        },
+    )
+
+
+SAVE, SYNC, LOAD, COLD, STALL = "save", "sync", "load", "cold", "stall"
 KINDS = {
     SAVE: _saving("save"),
     SYNC: _saving("sync"),
-    LOAD: Kind(
-        "safetensors",
-        {
-            "safetensors": System(f"{MODULE}:load_safetensors", _SAFETENSORS),
-            "functional_train": System(f"{MODULE}:load_functional_train"),
-            "torch.load": System(f"{MODULE}:load_torch"),
-            "torch.load, mmap": System(f"{MODULE}:load_mapped_torch"),
-            "dcp": System(f"{MODULE}:load_dcp", _DCP),
-        },
-    ),
+    LOAD: _loading("load"),
+    COLD: _loading("cold"),
     STALL: Kind(
         "ft.tree.copy",
         {
@@ -72,6 +77,7 @@ BARS = (
     Bar(SAVE, "functional_train", "torch.save", 1.3),
     Bar(SYNC, "functional_train", "torch.save", 1.3),
     Bar(LOAD, "functional_train", "safetensors", 1.3),
+    Bar(COLD, "functional_train", "safetensors", 1.3),
     Bar(STALL, "ft.Checkpointer", "ft.tree.copy", 1.0),
 )
 
@@ -84,19 +90,19 @@ def measure(name: str, effort: Effort) -> list[Figures]:
         say(f"left out: {system}, because {', '.join(libraries)} is not installed")
     say(f"{name}: starting {len(present)} processes")
     with workers(present, _ANY_WORKLOAD, effort.threads) as group:
-        if name == STALL:
-            return figures(name, stalls(group, effort.rounds), reference)
+        if name in (COLD, STALL):
+            return figures(name, own_seconds(name, group, effort.rounds), reference)
         if name == LOAD:
             check_same_work(group, reference, name, effort.agreement)
         return figures(name, take_turns(group, reference, name, effort), reference)
 
 
-def stalls(group: Mapping[str, Worker], rounds: int) -> dict[str, Timings]:
+def own_seconds(kind: str, group: Mapping[str, Worker], rounds: int) -> dict[str, Timings]:
     """Ask systems, in turn, for the seconds that they return in place of losses."""
     seconds: dict[str, list[float]] = {name: [] for name in group}
     for worker in group.values():
         worker.ask("losses", 1)
-    for _ in tqdm(range(rounds), desc=STALL, file=sys.stderr, leave=False, disable=None):
+    for _ in tqdm(range(rounds), desc=kind, file=sys.stderr, leave=False, disable=None):
         for name, worker in group.items():
             seconds[name] += worker.ask("losses", 1)
     return {name: Timings(own, own, **group[name].ask("memory")) for name, own in seconds.items()}
@@ -139,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     after = surroundings()
     print(
         f"A state of {megabytes} MB; a step is one save, one save that waits for the disk (sync), one load with every "
-        "number read, or what a step waits for while its state is saved (stall); ratios to the first system of each"
+        "number read, the same with nothing of the file in memory (cold), or what a step waits for while its state is "
+        "saved (stall); ratios to the first system of each"
     )
     print(
         f"torch {before['torch']}, {effort.rounds} blocks each; load average {before['load']} before, {after['load']} "

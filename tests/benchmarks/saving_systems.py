@@ -156,6 +156,27 @@ def loading(module: nn.Module, name: str) -> Advance:
     return advance
 
 
+def loading_cold(module: nn.Module, name: str) -> Advance:
+    """Seconds to load a file and read every number, when nothing of it is in memory."""
+    advance, path = loading(module, name), _path(name)
+
+    def advance_cold(batch: Batch) -> Tensor:
+        for file in [path] if path.is_file() else path.iterdir():
+            _forget(file)
+        began = time.perf_counter()
+        advance(batch)
+        return torch.tensor(time.perf_counter() - began, dtype=torch.float64)
+
+    return advance_cold
+
+
+def _forget(file: Path) -> None:
+    """Have the system drop the pages of a file, which must be on the disk and mapped by nobody."""
+    handle = os.open(file, os.O_RDONLY)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(handle)
+
+
 def _path(name: str) -> Path:
     return Path(os.environ[FOLDER], name)
 
@@ -205,3 +226,4 @@ def nothing(module: nn.Module) -> Advance:
 globals().update({f"save_{name}": partial(saving, name=name, fsync=False) for name in LIBRARIES})
 globals().update({f"sync_{name}": partial(saving, name=name, fsync=True) for name in LIBRARIES})
 globals().update({f"load_{name}": partial(loading, name=name) for name in LIBRARIES})
+globals().update({f"cold_{name}": partial(loading_cold, name=name) for name in LIBRARIES})

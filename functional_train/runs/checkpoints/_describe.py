@@ -261,8 +261,11 @@ def check_node(node: Node, count: int) -> None:
     if not isinstance(node, dict):
         raise CheckpointError(f"{node!r:.80} is no node of a tree.")
     if "tensor" in node:
-        sizes = [*node.get("shape", [None]), *node.get("stride", []), node.get("offset", 0), node["tensor"]]
-        if not all(map(_is_count, sizes)) or node["tensor"] >= count:
+        shape, stride = node.get("shape"), node.get("stride", [])
+        whole = isinstance(node.get("dtype"), str) and isinstance(shape, list) and isinstance(stride, list)
+        if not whole or not all(map(_is_count, [*shape, *stride, node.get("offset", 0), node["tensor"]])):
+            raise CheckpointError(f"{node!r:.80} describes no tensor.")
+        if node["tensor"] >= count:
             raise CheckpointError(f"{node!r:.80} describes no tensor of the file.")
         return
     if "value" in node:
@@ -285,15 +288,15 @@ def check_node(node: Node, count: int) -> None:
         raise CheckpointError(f"the names of a {kind} are strings, not {keys!r:.80}.")
     if by_class and not isinstance(node.get("class"), str):
         raise CheckpointError(f"a {kind} has no class.")
-    if kind == "struct" and not isinstance(node.get("static"), dict):
-        raise CheckpointError("a struct says nothing of its static fields.")
+    if not isinstance(node.get("static"), dict if kind == "struct" else type(None)):
+        raise CheckpointError(f"a struct has a mapping of static fields, not {node.get('static')!r:.80} of a {kind}.")
     if kind == "defaultdict" and node.get("factory") not in _FACTORIES:
         raise CheckpointError(f"{node.get('factory')!r:.80} is no factory of a defaultdict.")
     if kind == "deque" and not (node.get("maxlen", 0) is None or _is_count(node.get("maxlen"))):
         raise CheckpointError("the maxlen of a deque is a count or None.")
     for key in keys or []:
         hash(decode(key))
-    for value in node.get("static", {}).values():
+    for value in node["static"].values() if kind == "struct" else ():
         decode(value)
     for child in below:
         check_node(child, count)

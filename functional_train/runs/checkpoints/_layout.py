@@ -1,6 +1,7 @@
 """Which bytes of a file hold which tensor: one entry a tensor, one for tensors that share memory."""
 
 import ctypes
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -249,8 +250,10 @@ def check_entries(node: Node, entries: list[Entry], name: str) -> None:
         if stride is not None and not _is_dense(shape, stride):
             raise CheckpointError(f"{name!r:.200} has strides {stride}, with which its numbers would not lie together.")
         return
-    end = node["offset"] + 1 + sum((length - 1) * step for length, step in zip(shape, stride or (), strict=True))
-    if stride is None or 0 in shape or end * dtype.itemsize > entry.nbytes:
+    reaches = math.inf
+    if stride is not None and 0 not in shape:
+        reaches = node["offset"] + 1 + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
+    if reaches * dtype.itemsize > entry.nbytes:
         raise CheckpointError(f"{name!r:.200} reaches beyond the memory that it shares with other leaves.")
 
 

@@ -127,6 +127,11 @@ HOSTILE: dict[str, bytes | Callable[[], bytes]] = {
     "empty, and too large for torch": forged(
         tensor(shape=[0, 1 << 62, 1 << 62]), [Entry("a", "F32", (0, 1 << 62, 1 << 62))]
     ),
+    "a tensor of no dtype": forged({"tensor": 0, "shape": [4]}, [F4], ZEROS),
+    "a tensor of no shape": forged({"tensor": 0, "dtype": "float32"}, [F4], ZEROS),
+    "a shape that is a number": forged(tensor(shape=4), [F4], ZEROS),
+    "strides that are null": forged(tensor(stride=None), [F4], ZEROS),
+    "a view without strides": forged(tensor(offset=0), [F4], ZEROS),
     "no tree": forged("x"),
     "a tree that is a list": forged([]),
     "a container of no kind": forged(container("set")),
@@ -150,6 +155,7 @@ HOSTILE: dict[str, bytes | Callable[[], bytes]] = {
     ),
     "a class that is a list": forged(container("struct", keys=[], static={}, **{"class": [1]})),
     "static fields that are a list": forged(container("struct", keys=[], static=[], **{"class": "a:b"})),
+    "static fields of a list": forged(container("list", static=[1])),
     "a value of no kind": forged({"value": {"pickle": "x"}}),
     "a value with two tags": forged({"value": {"float": "nan", "bytes": ""}}),
     "bytes that are none": forged({"value": {"bytes": "zz"}}),
