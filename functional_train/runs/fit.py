@@ -127,6 +127,9 @@ def fit(
     if saved is not None:
         state = saved.state
         _check_resumed(saved, start)
+        if progress:
+            # Who meant to begin anew is told which folder says otherwise.
+            note(f"fit goes on from step {position(state)}, saved as {saved.path}.")
     elif donates:
         state = copy(state)
     recorder = Recorder(start, saved.history if saved is not None else None)

@@ -345,3 +345,17 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ft.fit(count, START, numbers(40), checkpoint=tmp_path, progress=False),
         ft.fit(count, START, numbers(40), progress=False),
     )
+
+
+def test_who_resumes_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A folder that holds another run already is not taken for a new one without a word; and quiet stays quiet."""
+    optimizer = ft.sgd(0.1)
+    step = ft.make_step(ft.grad_and_value(lambda params, batch: (params - batch).square().sum()), optimizer)
+    start = ft.init_state(torch.zeros(2), optimizer)
+    batches = [torch.ones(2)] * 4
+    ft.fit(step, start, batches, steps=3, checkpoint=tmp_path)
+    assert "goes on" not in capfd.readouterr().err
+    ft.fit(step, start, batches, steps=4, checkpoint=tmp_path)
+    assert f"fit goes on from step 3, saved as {tmp_path}" in capfd.readouterr().err
+    ft.fit(step, start, batches, steps=4, checkpoint=tmp_path, progress=False)
+    assert "goes on" not in capfd.readouterr().err

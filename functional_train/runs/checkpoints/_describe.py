@@ -262,10 +262,10 @@ def check_node(node: Node, count: int) -> None:
         raise CheckpointError(f"{node!r:.80} is no node of a tree.")
     if "tensor" in node:
         shape, stride = node.get("shape"), node.get("stride", [])
-        whole = isinstance(node.get("dtype"), str) and isinstance(shape, list) and isinstance(stride, list)
-        if not whole or not all(map(_is_count, [*shape, *stride, node.get("offset", 0), node["tensor"]])):
+        if not (isinstance(node.get("dtype"), str) and isinstance(shape, list) and isinstance(stride, list)):
             raise CheckpointError(f"{node!r:.80} describes no tensor.")
-        if node["tensor"] >= count:
+        sizes = [*shape, *stride, node.get("offset", 0), node["tensor"]]
+        if not all(map(_is_count, sizes)) or node["tensor"] >= count:
             raise CheckpointError(f"{node!r:.80} describes no tensor of the file.")
         return
     if "value" in node:
