@@ -1,9 +1,12 @@
 """What can be wrong with a run, read from its records and its errors."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from functional_train.steps.skipping import SkippingState
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -22,10 +25,7 @@ def not_finite(chunk: Mapping[str, Tensor]) -> Tensor:
     return bad.nonzero()
 
 
-def skipped_in_a_row(chunk: Mapping[str, Tensor], before: int) -> int:
-    """How many steps up to the last one were skipped."""
-    skipped = chunk.get("skipped")
-    if skipped is None or skipped.ndim != 1:
-        return 0 if "loss" in chunk else before
-    taken = (skipped == 0).nonzero()
-    return before + len(skipped) if len(taken) == 0 else len(skipped) - 1 - int(taken[-1])
+def skipped_in_a_row(state: Any) -> int:
+    """How many steps in a row were skipped, as the state counts them; of several members, by each of them."""
+    faults = getattr(state, "opt_state", None)
+    return int(faults.num_consecutive.min()) if isinstance(faults, SkippingState) else 0

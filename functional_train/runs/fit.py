@@ -169,9 +169,6 @@ def fit(
             warnings.warn(f"the last state could not be saved: {error}", RuntimeWarning, stacklevel=2)
         note(f"fit was interrupted after {run.recorder.taken} steps and returns the last whole state.{saved}")
         return ended
-    except NonFiniteError:
-        run.settle()
-        raise
     except Exception as error:
         run.hand_over(error)
         raise
@@ -211,7 +208,6 @@ class _Run:
         self.saved: tuple[int, bool] | None = None
         self.interrupts = Interrupts()
         self.last_log = time.monotonic()
-        self.in_a_row = 0
 
     def take(self, batch: Any) -> None:
         taken, state, _ = self.current
@@ -257,20 +253,15 @@ class _Run:
                 f"the loss is {chunk['loss'][where].tolist()} at step {int(chunk['step'][where])}. Lower lr, clip with "
                 "ft.clip_by_global_norm, skip such batches with ft.make_skipping_step, or look at that one;"
             )
-        self.in_a_row = skipped_in_a_row(chunk, self.in_a_row)
-        if self.check_finite and self.in_a_row >= _MOST_SKIPPED:
+        skipped = skipped_in_a_row(self.current[1]) if self.check_finite else 0
+        if skipped >= _MOST_SKIPPED:
             self._raise_not_finite(
-                f"the last {self.in_a_row} steps up to {int(chunk['step'][-1])} were all skipped, so the run stands "
-                "still. Lower lr, look at the parameters and the data, or go back with ft.roll_back;"
+                f"the last {skipped} steps up to {position(self.current[1])} were all skipped: the run stands still. "
+                "Lower lr, look at the parameters and the data, or go back earlier, with ft.roll_back;"
             )
 
     def _raise_not_finite(self, what: str) -> NoReturn:
-        raise NonFiniteError(
-            f"{what} check_finite=False goes on regardless. The last state is error.state, the records are "
-            "error.history.",
-            state=self.current[1],
-            history=self.history("not finite"),
-        )
+        raise NonFiniteError(f"{what} check_finite=False goes on regardless.")
 
     def evaluate(self) -> None:
         if self.evaluate_fn is not None and not self.recorder.is_evaluated:
@@ -305,8 +296,7 @@ class _Run:
         """Save the last state after an interrupt or an error, if it is whole and finite; says in words that it did."""
         self.settle()
         history = self.recorder.history("interrupted")
-        last = {name: column[-1:] for name, column in history.items() if not name.startswith("eval/") and len(column)}
-        lost = is_lost(self.current[1]) or (self.check_finite and len(not_finite(last)) > 0)
+        lost = is_lost(self.current[1]) or (self.check_finite and len(not_finite(history)) > 0)
         if self.checkpointer is None or lost:
             return ""
         self.save(always=True)
@@ -319,9 +309,12 @@ class _Run:
         with contextlib.suppress(Exception):
             self.catch_up()
             self.recorder.flush()
+        ended = "not finite" if isinstance(error, NonFiniteError) else "failed"
         with contextlib.suppress(Exception):
-            error.state = self.current[1]  # pyright: ignore[reportAttributeAccessIssue]
-            error.history = self.history("failed")  # pyright: ignore[reportAttributeAccessIssue]
+            # A step that skips or goes back knows better which state is whole.
+            if not isinstance(error, NonFiniteError) or error.state is None:
+                error.state = self.current[1]  # pyright: ignore[reportAttributeAccessIssue]
+            error.history = self.history(ended)  # pyright: ignore[reportAttributeAccessIssue]
         saved = ""
         with contextlib.suppress(Exception):
             saved = self.save_last()

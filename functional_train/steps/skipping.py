@@ -20,6 +20,7 @@ from functional_train.values.tree._structure import check_same_structure, flatte
 from functional_train.values.types import GradFn, StepFn, Tree
 
 T = TypeVar("T")
+_LARGEST = 1e150
 
 
 class SkippingState(NamedTuple):
@@ -32,8 +33,8 @@ class SkippingState(NamedTuple):
         num_consecutive_spikes: () int64, of these since the last step that was taken.
         nonfinite: (number of parameters,) bool, in the order of `ft.tree.paths(params)`: whose gradients were not
             finite in the step that was skipped last.
-        loss_mean: () float32, mean of the losses that were not skipped, the later ones weighing more.
-        loss_var: () float32, their variance.
+        loss_mean: () float64, mean of the losses that were not skipped, the later ones weighing more.
+        loss_var: () float64, their variance.
         num_measured: () int64, losses in the two.
         inner: The optimizer's own state.
 
@@ -85,8 +86,8 @@ def init_skipping_state(
         num_spikes=none.clone(),
         num_consecutive_spikes=none.clone(),
         nonfinite=torch.zeros(len(tree.leaves(params)), dtype=torch.bool, device=none.device),
-        loss_mean=torch.zeros((), dtype=torch.float32, device=none.device),
-        loss_var=torch.zeros((), dtype=torch.float32, device=none.device),
+        loss_mean=none.double(),
+        loss_var=none.double(),
         num_measured=none.clone(),
         inner=state.opt_state,
     )
@@ -111,8 +112,12 @@ def make_skipping_step(
     $$l > \mu + z \sigma$$
 
     Losses that stay high are no spike but a change: after `max_consecutive_spikes` in a row the step is taken, and what
-    is usual is measured anew. What is not finite is skipped always. So a run whose parameters are lost stands still;
-    `fit` ends it, `raise_if_skipped` around the step raises, and `roll_back` goes back to an earlier state.
+    is usual is measured anew. Losses that never varied say nothing about what is usual. What is not finite is skipped
+    always. So a run whose parameters are lost stands still; `fit` ends it, `raise_if_skipped` around the step raises,
+    and `roll_back` goes back to an earlier state.
+
+    Looked at are the loss and the gradients, and not what an update makes of them: finite gradients may still be too
+    large for a parameter or a moment. For float16, `make_scaled_step` skips by a rule of its own.
 
     Args:
         grad_fn: As `make_step`.
@@ -120,7 +125,7 @@ def make_skipping_step(
         max_zscore: How many standard deviations above its mean a loss is a spike, above 0; None skips no spike.
             Were losses normal, 6.0 would skip one good batch in 10^9. Dimensionless.
         decay: Of the mean and the variance of losses, in (0, 1). The first 1 / (1 - decay) losses weigh the same; then
-            each weighs `decay` of the next. Dimensionless.
+            each weighs `decay` of the next, so that high losses of the beginning are forgotten. Dimensionless.
         warmup_steps: Losses that are measured before one can be a spike, at least 2.
         max_consecutive_spikes: Spikes in a row that are skipped, at least 1.
 
@@ -137,8 +142,9 @@ def make_skipping_step(
     Source: Chowdhery et al. 2022, arXiv:2204.02311, section 5.1, skip batches around a spike; the score is that of
         Kumar et al. 2025, arXiv:2504.02507, section 3, there of the gradient's norm; the variance is that of West 1979.
 
-    Differs: from `apply_if_finite`, which is a part of an optimizer, the loss is looked at too, buffers stay as they
-        were, and what is not finite is never applied.
+    Differs: from the first, which starts again before the spike, batches are skipped as they come; from the second,
+        which clips. From `apply_if_finite`, which is a part of an optimizer, the loss is looked at too, buffers stay as
+        they were, and what is not finite is never applied.
 
     Example:
         >>> import functional_train as ft, torch
@@ -167,7 +173,8 @@ def make_skipping_step(
         mean, var, measured = faults.loss_mean, faults.loss_var, faults.num_measured
         if max_zscore is None:
             return finite, faults
-        value = loss.to(mean.dtype)
+        # The square of what is kept must be finite, or one loss would be remembered for good.
+        value = loss.to(mean.dtype).clamp(-_LARGEST, _LARGEST)
         # A loss that never varied says nothing about what is usual.
         is_high = (measured >= warmup_steps) & (var > 0) & (value > mean + max_zscore * var.sqrt())
         spike = finite & is_high & (faults.num_consecutive_spikes < max_consecutive_spikes)
@@ -186,11 +193,16 @@ def make_skipping_step(
         )
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Any]]:
-        faults = _checked_state(state.opt_state)
+        faults = counters(state, "a step that skips")
         grads, metrics, buffers, next_key, extra = measure(grad_fn, state, batch)
         if "skipped" in metrics:
             raise StructureError("aux has a metric called 'skipped', which is this step's own. Call it otherwise.")
         are_finite = _finite_grads(grads, state.params).to(faults.nonfinite.device)
+        if len(are_finite) != len(faults.nonfinite):
+            raise StructureError(
+                f"the state has counters for {len(faults.nonfinite)} parameters and holds {len(are_finite)}. After a "
+                "change of the parameters make it anew with ft.init_skipping_state."
+            )
         loss = metrics["loss"].to(are_finite.device)
         taken, judgement = judged(loss, are_finite.all() & torch.isfinite(loss), faults)
         before = (state.params, faults.inner, state.buffers)
@@ -229,10 +241,13 @@ def _finite_grads(grads: Tree, params: Tree) -> Tensor:
     return finite_leaves([grad for grad, param in zip(found, asked, strict=True) if param is not None])
 
 
-def _checked_state(opt_state: Any) -> SkippingState:
+def counters(state: Any, taker: str) -> SkippingState:
+    """The counters in a state, if it has them."""
+    opt_state = getattr(state, "opt_state", None)
     if not isinstance(opt_state, SkippingState):
         raise StructureError(
-            f"a step that skips was given a state without counters: its opt_state is a {type(opt_state).__name__}. "
-            "Make the state with ft.init_skipping_state(params, optimizer)."
+            f"{taker} was given a state without counters: its opt_state is a {type(opt_state).__name__}. Make the step "
+            "with ft.make_skipping_step(grad_fn, optimizer), and the state with ft.init_skipping_state(params, "
+            "optimizer)."
         )
     return opt_state

@@ -134,13 +134,14 @@ class CompileError(FunctionalTrainError, RuntimeError):
 
 
 class NonFiniteError(FunctionalTrainError, ArithmeticError):
-    """A loss became infinite or not a number while training.
+    """A loss or a gradient became infinite or not a number while training, or steps were skipped for it.
 
     Nothing is lost: the error carries what training had reached.
 
     Attributes:
-        state: The last whole state, after the step whose loss is reported or a later one.
-        history: Everything recorded so far.
+        state: Where to go on from. Of `fit` the last whole state, after the step whose loss is reported or a later one;
+            of a step that skips the state after it, and of one that goes back the state that it went back to.
+        history: Everything recorded so far; None when the error comes from a step that runs outside of `fit`.
 
     Example:
         >>> import functional_train as ft

@@ -230,5 +230,22 @@ def test_a_run_that_stands_still_ends(log_every: int) -> None:
         ft.fit(step, start, batches, log_every=log_every, progress=False)
     assert 261 <= int(caught.value.state.step) < 261 + log_every + 1
     assert_bitwise(caught.value.state.params, ft.fold(step, start, [good, good]).params)
+    assert len(caught.value.history["loss"]) == int(caught.value.state.step)
     state, _ = ft.fit(step, start, batches, check_finite=False, progress=False)
     assert state.step == len(batches)
+
+
+def test_a_run_that_stands_still_is_seen_in_any_form(tmp_path: Path) -> None:
+    """Several steps in one, several members at once, and a run in several parts."""
+    optimizer = ft.sgd(0.1)
+    step = ft.make_skipping_step(ft.grad_and_value(lambda params, batch: params.sum() * batch), optimizer)
+    start = ft.init_skipping_state(torch.ones(2), optimizer)
+    bad = torch.tensor(torch.nan)
+    with pytest.raises(ft.NonFiniteError, match="all skipped"):
+        ft.fit(ft.repeat(step, 5), start, [torch.stack([bad] * 5)] * 300, progress=False)
+    with pytest.raises(ft.NonFiniteError, match="all skipped"):
+        ft.fit(torch.func.vmap(step, in_dims=(0, None)), ft.tree.stack([start] * 3), [bad] * 250, progress=False)
+    ft.fit(step, start, [bad] * 500, steps=90, checkpoint=tmp_path, progress=False)
+    with pytest.raises(ft.NonFiniteError, match="all skipped") as caught:
+        ft.fit(step, start, [bad] * 500, steps=180, checkpoint=tmp_path, log_every=10, progress=False)
+    assert "It is saved in" in caught.value.__notes__[0]

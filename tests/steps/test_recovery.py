@@ -67,13 +67,18 @@ def test_the_error_says_where_it_may_come_from() -> None:
     lost = state.replace(params={**state.params, "p3": torch.tensor([1.0, torch.nan])})
     with pytest.raises(ft.NonFiniteError, match=r"'params/p3' holds 1 of 2 numbers that are not finite"):
         step(lost, torch.tensor(1.0))
+    root = ft.raise_if_skipped(ft.make_skipping_step(ft.grad_and_value(lambda p, b: (p * 0).sqrt().sum()), optimizer))
+    with pytest.raises(ft.NonFiniteError, match=r"the gradient is not finite\. .* look for a log, a root, a norm"):
+        root(ft.init_skipping_state(torch.ones(1), optimizer), [torch.ones(1), "text", 1.0])
+    with pytest.raises(ft.NonFiniteError, match=r"'batch/1' holds 1 of 1 numbers"):
+        root(ft.init_skipping_state(torch.ones(1), optimizer), [torch.ones(1), float("nan")])
     step = ft.raise_if_skipped(
         ft.make_skipping_step(
             ft.grad_and_value(lambda p, b: p.sum() * 0 + b), optimizer, max_zscore=2.0, warmup_steps=2
         )
     )
     state = ft.fold(step, ft.init_skipping_state(torch.ones(2), optimizer), [torch.tensor(1.0), torch.tensor(2.0)])
-    said = r"its loss is 9, where 1\.5 \+- 0\.5 is usual\. Batch and parameters are finite: lower lr, or clip"
+    said = r"its loss is 9, a spike where 1\.5 \+- 0\.5 is usual\. Look at the batch, lower lr, or pass a larger max_z"
     with pytest.raises(ft.NonFiniteError, match=said):
         step(state, torch.tensor(9.0))
 
@@ -114,15 +119,96 @@ def test_states_that_are_kept_share_their_leaves() -> None:
     first = ft.init_rollback_state(start)
     witness = Witness(first)
     second = ft.fold(rolling, first, [batch_of(0), batch_of(1)])
+    third, _ = rolling(second, batch_of(2))
     witness.check()
-    assert second.good is not second.current
-    assert all(
-        one is other for one, other in zip(ft.tree.leaves(second.good), ft.tree.leaves(second.current), strict=True)
+    assert third.good is not second.current
+    kept, current = ft.tree.leaves(third.good), ft.tree.leaves(second.current)
+    assert all(one is other for one, other in zip(kept, current, strict=True))
+    back, _ = rolling(third, NAN)
+    kept, current = ft.tree.leaves(third.good.params), ft.tree.leaves(back.params)
+    assert all(one is other for one, other in zip(kept, current, strict=True))
+
+
+def test_what_is_kept_was_seen_to_be_good() -> None:
+    """An update that ruins the parameters is found by the next step, and so not kept, wherever it falls."""
+    optimizer = ft.sgd(100.0)
+    step = ft.make_skipping_step(ft.grad_and_value(lambda params, batch: (params * batch).sum()), optimizer)
+    zeros, ones = torch.zeros(2), torch.ones(2)
+    for every in range(1, 9):
+        start = ft.init_rollback_state(ft.init_skipping_state(ones, optimizer))
+        batches = [zeros] * 4 + [torch.full((2,), 1e37)] + [ones] * 3
+        state = ft.fold(ft.roll_back(step, every=every, after=2), start, batches)
+        assert state.num_rollbacks == 1
+        assert_bitwise(state.params, ones - 100)
+
+
+def test_losses_that_are_high_from_the_earlier_state_too_are_a_change() -> None:
+    """The run goes back once, sees that it was the data, and trains on it."""
+    optimizer = ft.sgd(0.1)
+    skipping = ft.make_skipping_step(
+        ft.grad_and_value(lambda params, batch: params.sum() * 0 + batch), optimizer, max_zscore=6.0, warmup_steps=5
     )
-    back, _ = rolling(second, NAN)
-    assert all(
-        one is other for one, other in zip(ft.tree.leaves(back.params), ft.tree.leaves(second.good.params), strict=True)
-    )
+    usual = [torch.tensor(1.0 + 0.1 * (place % 3)) for place in range(20)]
+    state = ft.init_rollback_state(ft.init_skipping_state(torch.ones(2), optimizer))
+    state, metrics = ft.scan(ft.roll_back(skipping), state, [*usual, *[torch.tensor(100.0)] * 50])
+    assert metrics["skipped"].sum() == 10
+    assert state.num_rollbacks == 1
+    assert state.opt_state.loss_mean == 100
+
+
+def test_a_kept_state_that_was_written_to_is_found() -> None:
+    step, start = skipping()
+    rolling = ft.roll_back(step, every=1, after=1)
+    state = ft.fold(rolling, ft.init_rollback_state(start), [batch_of(0), batch_of(1), batch_of(2)])
+    state.good.params["w"].add_(1.0)
+    with pytest.raises(ft.OwnershipError, match="after roll_back had kept it"):
+        rolling(state, NAN)
+
+
+def test_a_row_is_over_where_a_run_begins_to_go_back() -> None:
+    """What was skipped before `init_rollback_state` does not count towards going back."""
+    step, start = skipping()
+    state = ft.fold(step, start, [NAN] * 3)
+    state = ft.fold(ft.roll_back(step, after=2), ft.init_rollback_state(state), [NAN])
+    assert state.num_rollbacks == 0
+    assert state.opt_state.num_skipped == 4
+
+
+def test_a_moved_state_that_is_lost_leaves_the_kept_one() -> None:
+    step, start = skipping()
+    rolling = ft.roll_back(ft.compile(step, donate=True, backend="eager"), every=1)
+    state = ft.fold(rolling, ft.init_rollback_state(ft.tree.copy(start)), [batch_of(0), batch_of(1)])
+    before = ft.tree.copy(state.good)
+
+    def lost(given: Any, batch: Any) -> Any:
+        ft.compile(step, donate=True, backend="eager")(given, batch)
+        raise IndexError("on purpose")
+
+    with pytest.raises(IndexError) as caught:
+        ft.roll_back(lost, every=1)(state, batch_of(2))
+    assert caught.value.__notes__ == ["The state that roll_back had kept, of step 1, is `good` of the one given."]
+    assert_bitwise(state.good, before)
+
+
+def test_fit_adds_what_it_knows_to_such_errors(tmp_path: Any) -> None:
+    """Records, kept states and a checkpoint are there whoever raised."""
+    step, start = skipping()
+    batches = [batch_of(seed) for seed in range(5)] + [NAN] * 5
+    for raising, state in (
+        (ft.raise_if_skipped(step), start),
+        (ft.roll_back(step, after=1, max_in_a_row=1), ft.init_rollback_state(start)),
+    ):
+        folder = tmp_path / raising.__name__
+        with pytest.raises(ft.NonFiniteError) as caught:
+            ft.fit(raising, state, batches, keep_every=2, checkpoint=folder, progress=False)
+        error: Any = caught.value
+        assert type(error.state) is type(state)
+        assert len(error.history["loss"]) in (5, 6)
+        assert list(error.history.states)[:3] == [0, 2, 4]
+        assert error.history.ended == "not finite"
+        assert "It is saved in" in error.__notes__[0]
+        again = ft.Checkpointer(folder).restore(state)
+        assert int(again.state.step) == len(error.history["loss"])
 
 
 def test_a_run_that_does_not_get_on_is_given_up() -> None:
@@ -182,8 +268,12 @@ MISTAKES = [
     (lambda: ft.roll_back(plain()[0], every=0), r"every must be an int >= 1, got 0"),
     (lambda: ft.roll_back(plain()[0], max_in_a_row=0), r"max_in_a_row must be an int >= 1, got 0"),
     (lambda: ft.raise_if_skipped(plain()[0])(plain()[1], NAN), r"around a step that reports no 'skipped'"),
-    (lambda: ft.init_rollback_state(plain()[1]), r"init_rollback_state was given a TrainState without counters"),
-    (lambda: ft.init_rollback_state(torch.ones(1)), r"init_rollback_state was given a Tensor without counters"),
+    (lambda: ft.init_rollback_state(plain()[1]), r"init_rollback_state was given a state without counters"),
+    (lambda: ft.init_rollback_state(torch.ones(1)), r"init_rollback_state takes a TrainState, got a Tensor"),
+    (
+        lambda: ft.init_rollback_state(ft.init_rollback_state(skipping()[1])),
+        r"takes a TrainState, got a RollbackState.*pass state\.current",
+    ),
     (
         lambda: ft.roll_back(skipping()[0])(skipping()[1], NAN),
         r"was given a TrainState\. Make the state with ft\.init_roll",

@@ -148,6 +148,19 @@ def test_nothing_is_a_spike_while_losses_are_few_or_all_alike() -> None:
     assert not losses([1.0, 1.2, 0.8] * 9 + [9e9])[1]["skipped"].any()
 
 
+@pytest.mark.parametrize("huge", [3e20, 1e38, 1e300])
+def test_one_huge_loss_is_forgotten(huge: float) -> None:
+    """Whatever the first loss is, mean and variance stay finite, and in time spikes are found again."""
+    grad_fn = ft.grad_and_value(lambda params, batch: params.sum() * 0 + batch)
+    decay = torch.tensor(0.5, dtype=torch.float64)
+    step = ft.make_skipping_step(grad_fn, optimizer := ft.sgd(0.1), max_zscore=6.0, decay=decay, warmup_steps=2)
+    start = ft.init_skipping_state(torch.ones(2, dtype=torch.float64), optimizer)
+    values = [huge, *[1.0 + 0.1 * (place % 3) for place in range(2500)], 1e6]
+    state, metrics = ft.scan(step, start, [torch.tensor(value, dtype=torch.float64) for value in values])
+    assert metrics["skipped"].tolist() == [0] * 2501 + [1]
+    assert [leaf.dtype for leaf in ft.tree.leaves(state)] == [leaf.dtype for leaf in ft.tree.leaves(start)]
+
+
 def test_losses_that_stay_high_are_a_change() -> None:
     """After so many spikes the step is taken, and what is usual is measured anew; nan does not count towards them."""
     usual = [1.0, 1.2, 0.8, 1.1, 0.9]
@@ -230,13 +243,19 @@ MISTAKES = [
     (lambda: mistaken(max_consecutive_spikes=0), r"max_consecutive_spikes must be an int >= 1, got 0"),
     (
         lambda: mistaken()(ft.init_state(params(), ft.sgd()), batch_of(0)),
-        r"given a state without counters: its opt_state is a tuple\. Make the state with ft\.init_skipping_state",
+        r"given a state without counters: its opt_state is a tuple\. Make the step .* the state with ft\.init_skipping",
     ),
     (
         lambda: stepped(ft.grad_and_value(lambda p, b: (p.sum(), {"skipped": b}), has_aux=True)),
         r"a metric called 'skipped', which is this step's own",
     ),
     (lambda: stepped(lambda p, b: ({"w": p}, p.sum())), r"grads"),
+    (
+        lambda: ft.make_skipping_step(ft.grad_and_value(lambda p, b: p["w"].sum()), ft.sgd())(
+            ft.init_skipping_state(params(), ft.sgd()).replace(params={"w": torch.ones(4, 3)}), None
+        ),
+        r"the state has counters for 3 parameters and holds 1\. After a change of the parameters make it anew",
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -29,6 +30,15 @@ ANYTHING: Node = {"anything": True}
 _FACTORIES: dict[str, Any] = {"": None, "list": list, "dict": dict, "int": int, "float": float, "tuple": tuple}
 _HERE = __name__.partition(".")[0]
 _MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "OrderedDict", defaultdict: "defaultdict", Params: "Params"}
+# What is written of a container, by its kind.
+_FIELDS: dict[str, set[str]] = {
+    **{kind: {"kind", "children"} for kind in ("list", "tuple")},
+    "deque": {"kind", "children", "maxlen"},
+    **{kind: {"kind", "children", "keys"} for kind in ("dict", "OrderedDict", "Params")},
+    "defaultdict": {"kind", "children", "keys", "factory"},
+    "namedtuple": {"kind", "children", "keys", "class"},
+    "struct": {"kind", "children", "keys", "class", "static"},
+}
 
 
 def _is_namedtuple(value: Any) -> bool:
@@ -254,6 +264,12 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
+def _check_fields(node: dict[str, Any], required: AbstractSet[str], optional: AbstractSet[str] = frozenset()) -> None:
+    """Refuse a node of which more is written than of its kind, or less."""
+    if not required <= node.keys() <= required | optional:
+        raise CheckpointError(f"{node!r:.80} is no node of a tree: its fields are {sorted(required)}.")
+
+
 def check_node(node: Node, count: int) -> None:
     """Refuse what is no node, or whose tensors are not among `count` entries."""
     if node is None:
@@ -261,42 +277,45 @@ def check_node(node: Node, count: int) -> None:
     if not isinstance(node, dict):
         raise CheckpointError(f"{node!r:.80} is no node of a tree.")
     if "tensor" in node:
-        shape, stride = node.get("shape"), node.get("stride", [])
-        if not (isinstance(node.get("dtype"), str) and isinstance(shape, list) and isinstance(stride, list)):
+        _check_fields(node, {"tensor", "dtype", "shape"}, {"stride", "offset"})
+        shape, stride = node["shape"], node.get("stride", [])
+        if not (isinstance(node["dtype"], str) and isinstance(shape, list) and isinstance(stride, list)):
             raise CheckpointError(f"{node!r:.80} describes no tensor.")
         sizes = [*shape, *stride, node.get("offset", 0), node["tensor"]]
         if not all(map(_is_count, sizes)) or node["tensor"] >= count:
             raise CheckpointError(f"{node!r:.80} describes no tensor of the file.")
         return
     if "value" in node:
+        _check_fields(node, {"value"})
         decode(node["value"])
         return
-    below, kind = node.get("children"), node.get("kind")
-    keys: Any = node.get("keys")
-    named = kind in (*_MAPPINGS.values(), "namedtuple", "struct")
-    if not isinstance(below, list) or not (named or kind in ("list", "tuple", "deque")):
+    kind = node.get("kind")
+    if not isinstance(kind, str) or kind not in _FIELDS:
         raise CheckpointError(f"{kind!r:.80} is no kind of container.")
+    _check_fields(node, _FIELDS[kind])
+    below: Any = node["children"]
+    keys: Any = node.get("keys")
+    if not isinstance(below, list):
+        raise CheckpointError(f"the children of a {kind} are a list, not {below!r:.80}.")
+    named = "keys" in _FIELDS[kind]
     if named and (not isinstance(keys, list) or len(keys) != len(below)):
         raise CheckpointError(f"a {kind} names {keys!r:.80}, which are not its children.")
     if named and len({repr(key) for key in keys}) != len(keys):
         raise CheckpointError(f"a {kind} has two children of one name.")
-    if not named and keys is not None:
-        raise CheckpointError(f"a {kind} names its children.")
-    by_class = kind in ("namedtuple", "struct")
-    words_only = by_class or kind == "Params"
+    words_only = kind in ("namedtuple", "struct", "Params")
     if words_only and not all(isinstance(key, str) for key in keys or []):
         raise CheckpointError(f"the names of a {kind} are strings, not {keys!r:.80}.")
-    if by_class and not isinstance(node.get("class"), str):
-        raise CheckpointError(f"a {kind} has no class.")
-    if not isinstance(node.get("static"), dict if kind == "struct" else type(None)):
-        raise CheckpointError(f"a struct has a mapping of static fields, not {node.get('static')!r:.80} of a {kind}.")
-    if kind == "defaultdict" and node.get("factory") not in _FACTORIES:
-        raise CheckpointError(f"{node.get('factory')!r:.80} is no factory of a defaultdict.")
-    if kind == "deque" and not (node.get("maxlen", 0) is None or _is_count(node.get("maxlen"))):
+    if not isinstance(node.get("class", ""), str):
+        raise CheckpointError(f"the class of a {kind} is {node['class']!r:.80}.")
+    if not isinstance(node.get("static", {}), dict):
+        raise CheckpointError(f"a struct has a mapping of static fields, not {node['static']!r:.80}.")
+    if node.get("factory", "") not in _FACTORIES:
+        raise CheckpointError(f"{node['factory']!r:.80} is no factory of a defaultdict.")
+    if not (node.get("maxlen") is None or _is_count(node["maxlen"])):
         raise CheckpointError("the maxlen of a deque is a count or None.")
     for key in keys or []:
         hash(decode(key))
-    for value in node["static"].values() if kind == "struct" else ():
+    for value in node.get("static", {}).values():
         decode(value)
     for child in below:
         check_node(child, count)

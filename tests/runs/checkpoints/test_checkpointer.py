@@ -72,7 +72,7 @@ def test_some_are_kept(tmp_path_factory: pytest.TempPathFactory, steps: list[int
 
 
 @given(
-    losses=st.lists(st.floats(-5, 5) | st.just(float("nan")), min_size=1, max_size=8),
+    losses=st.lists(st.floats(-5, 5, width=32) | st.just(float("nan")), min_size=1, max_size=8),
     mode=st.sampled_from(["min", "max"]),
 )
 def test_the_best_is_kept(tmp_path_factory: pytest.TempPathFactory, losses: list[float], mode: str) -> None:
