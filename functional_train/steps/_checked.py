@@ -1,5 +1,6 @@
 """The cheap part of `check_pure`, which every plain step goes through."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -8,8 +9,8 @@ from torch import Tensor
 from functional_train.steps.state import check_untouched, versions_of
 from functional_train.values._generators import first_draw, mark, set_back
 from functional_train.values._watching import is_unmoded
-from functional_train.values.errors import PurityError
-from functional_train.values.tree._structure import items, tensors
+from functional_train.values.errors import OwnershipError, PurityError
+from functional_train.values.tree._structure import items, leaves, tensors
 from functional_train.values.types import StepFn, Tree
 
 _WHEN = "by this step, in its loss or its update"
@@ -31,9 +32,9 @@ def checked(step: StepFn) -> StepFn:
     @functools.wraps(step)
     def checked_step(state: Any, batch: Tree) -> Any:
         nonlocal known, others_draw
-        check_untouched(state)
         # A trace refuses for itself.
         if not is_unmoded():
+            check_untouched(state)
             result = step(state, batch)
             check_untouched(state, _WHEN)
             return result
@@ -41,8 +42,13 @@ def checked(step: StepFn) -> StepFn:
         versions = versions_of(given)
         asked = known is None or others_draw
         drawn = mark() if asked else known
-        result = step(state, batch)
-        check_untouched(state, _WHEN)
+        # One look at the state finds what was written before this step, too: what was computed of it is dropped.
+        try:
+            result = step(state, batch)
+            check_untouched(state)
+        except Exception:
+            _explain_writes(step, state, batch)
+            raise
         if versions_of(given) != versions:
             pairs = zip(given, versions_of(given), versions, strict=True)
             written = next(leaf for leaf, now, before in pairs if now != before)
@@ -66,6 +72,24 @@ def checked(step: StepFn) -> StepFn:
         return result
 
     return checked_step
+
+
+def _explain_writes(step: StepFn, state: Any, batch: Tree) -> None:
+    """Raise OwnershipError if a state was written to, and say who did: a step that did does so once more."""
+    try:
+        check_untouched(state)
+    except OwnershipError:
+        before = _seen(state)
+        with contextlib.suppress(Exception):
+            step(state, batch)
+        if _seen(state) != before:
+            check_untouched(state, _WHEN)
+        raise
+
+
+def _seen(state: Any) -> list[tuple[int, Any]]:
+    found = leaves(state)
+    return list(zip(map(id, found), versions_of(found), strict=True))
 
 
 def _tensors(batch: Tree) -> list[Tensor]:

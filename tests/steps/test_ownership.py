@@ -146,3 +146,11 @@ def test_a_batch_may_be_anything() -> None:
     step, state = _plain(clears)
     with pytest.raises(ft.PurityError, match="the batch was written to by this step"):
         step(state, [torch.ones(2)])
+
+
+def test_a_state_that_was_written_to_is_the_error_also_where_the_step_fails_on_it() -> None:
+    """What somebody did to the state is said, and not what came of it inside of the step."""
+    step, state = _plain(_loss_fn)
+    state.params["w"].resize_(5)
+    with pytest.raises(ft.OwnershipError, match="'params/w' was written to after its TrainState was made"):
+        step(state, torch.ones(2))
