@@ -123,13 +123,14 @@ def all_finite(tree: Any) -> Tensor:
         >>> ft.tree.all_finite({"w": torch.tensor([1.0, float("nan")])})
         tensor(False)
     """
-    parts = [numbers for leaf in leaves(tree) if (numbers := _numbers(leaf)) is not None]
+    parts = [numbers for numbers in [_numbers(leaf) for leaf in leaves(tree)] if numbers is not None]
     return _are_finite(parts).all() if parts else torch.ones((), dtype=torch.bool)
 
 
 def finite_leaves(found: list[Any]) -> Tensor:
     """Which leaves hold finite numbers only, as a bool tensor with one entry a leaf; what is no tensor does."""
-    measured = {place: numbers for place, leaf in enumerate(found) if (numbers := _numbers(leaf)) is not None}
+    numbers = [_numbers(leaf) for leaf in found]
+    measured = {place: part for place, part in enumerate(numbers) if part is not None}
     if not measured:
         return torch.ones(len(found), dtype=torch.bool)
     finite = _are_finite(list(measured.values())).all(1)
