@@ -8,7 +8,7 @@ from torch import Tensor
 
 from functional_train.steps._checked import checked
 from functional_train.steps.state import TrainState, init_state
-from functional_train.steps.step import measure
+from functional_train.steps.step import check_grad_fn, measure
 from functional_train.updates.apply import make_update
 from functional_train.updates.checks import Number, check_interior, check_positive, check_whole
 from functional_train.updates.transformation import GradientTransformation, check_transformation
@@ -156,11 +156,7 @@ def make_skipping_step(
         ({'w': tensor([0.5000])}, {'loss': tensor([1., nan]), 'skipped': tensor([0., 1.])})
     """
     check_transformation(optimizer, "make_skipping_step, as its second argument,")
-    if not callable(grad_fn):
-        raise StructureError(
-            f"make_skipping_step takes a gradient function first, got a {type(grad_fn).__name__}. Write "
-            "make_skipping_step(ft.grad_and_value(loss_fn), optimizer)."
-        )
+    check_grad_fn(grad_fn, "make_skipping_step")
     if max_zscore is not None:
         check_positive("max_zscore", max_zscore, "6.0 is usual.")
     check_interior("decay", decay, "0.97 is usual.")

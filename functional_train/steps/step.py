@@ -46,11 +46,7 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
         ({'w': tensor([0.5000])}, {'loss': tensor(1.)})
     """
     check_transformation(optimizer, "make_step, as its second argument,")
-    if not callable(grad_fn):
-        raise StructureError(
-            f"make_step takes a gradient function first, got a {type(grad_fn).__name__}. Write "
-            "make_step(ft.grad_and_value(loss_fn), optimizer)."
-        )
+    check_grad_fn(grad_fn, "make_step")
     update_fn = make_update(optimizer)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Any]]:
@@ -59,6 +55,15 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
         return TrainState(state.step + 1, params, opt_state, buffers, next_key), metrics
 
     return checked(step)
+
+
+def check_grad_fn(grad_fn: Any, taker: str) -> None:
+    """Refuse what cannot be called where a step is made of a gradient function."""
+    if not callable(grad_fn):
+        raise StructureError(
+            f"{taker} takes a gradient function first, got a {type(grad_fn).__name__}. Write "
+            f"{taker}(ft.grad_and_value(loss_fn), optimizer)."
+        )
 
 
 def measure(

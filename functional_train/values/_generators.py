@@ -14,7 +14,6 @@ from functional_train.values._operands import given_by_name
 
 # Arguments of operations that draw nothing where one of these is zero or false.
 _RATES = ("dropout_p", "dropout", "train", "training")
-_NUM_BYTES = torch.default_generator.get_state().nbytes
 
 
 def generators() -> dict[str, Any]:
@@ -69,7 +68,7 @@ def mark() -> tuple[Any, ...]:
 
 def _bytes(state: torch.Tensor) -> bytes:
     # A third of what it takes by way of NumPy.
-    return ctypes.string_at(state.data_ptr(), _NUM_BYTES)
+    return ctypes.string_at(state.data_ptr(), state.nbytes)
 
 
 def set_back(before: tuple[Any, ...]) -> None:
