@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import functional_train as ft
 from functional_train.testing import LAWS
@@ -61,6 +62,8 @@ EXEMPT: dict[tuple[str, str], str] = {}
 STAND_INS: dict[str, Factory] = {}
 # Optimizers that draw numbers, and so train only a state that owns a key.
 DRAWS: set[str] = set()
+# Of gradients for which alone a rule says what comes out; for others it is a matter of rounding.
+WELL_POSED: dict[str, Callable[[Tensor], bool]] = {}
 for found in pkgutil.iter_modules(references.__path__):
     tables = vars(importlib.import_module(f"{references.__name__}.{found.name}"))
     REFERENCES |= tables.get("REFERENCES", {})
@@ -69,6 +72,7 @@ for found in pkgutil.iter_modules(references.__path__):
     EXEMPT |= tables.get("EXEMPT", {})
     STAND_INS |= tables.get("STAND_INS", {})
     DRAWS |= tables.get("DRAWS", set())
+    WELL_POSED |= tables.get("WELL_POSED", {})
 
 
 def with_laws(kind: str, cases: Iterable[str]) -> list[Any]:
@@ -113,6 +117,7 @@ def check_tables() -> None:
         ("REFERENCES", set(REFERENCES), {*OPTIMIZERS, *TRANSFORMS}),
         ("HYPERPARAMETERS", _settings() & _all_numbers(), _all_numbers()),
         ("SCHEDULE_ARGUMENTS", set(SCHEDULE_ARGUMENTS), set(SCHEDULES)),
+        ("WELL_POSED", set(WELL_POSED), set(WELL_POSED) & set(REFERENCES)),
         ("EXEMPT", exempt, exempt & {*OPTIMIZERS, *TRANSFORMS, *WRAPPERS, *SCHEDULES}),
         ("EXEMPT", {law for _, law in EXEMPT}, {law for _, law in EXEMPT} & laws),
     ):

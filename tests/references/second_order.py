@@ -1,5 +1,6 @@
 """Methods that precondition by matrices or by curvature."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +34,26 @@ def soap_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
     v = memory["v"] = 0.95 * memory["v"] + 0.05 * turned**2
     ratio = torch.where(v == 0, 0.0, rotated(m) / (v.sqrt() + 1e-8))
     return (1 - 0.95 ** (t - 1)) ** 0.5 / (1 - 0.95 ** (t - 1)) * rotated(ratio, back=True)
+
+
+def has_one_eigenbasis(g: Tensor) -> bool:
+    """Whether what is rounded far from the last digit decides nothing in SOAP's basis of this gradient.
+
+    An eigenvector is known up to rounding over the gap to the next eigenvalue, and those are squares of the gradient's
+    singular values. Across a narrow gap, numbers that belong at 0 come out above the noise that both ways cut off, and
+    the root of the second moment then makes steps of them: two ways of rounding, two results.
+    """
+    if g.ndim < 2 or not g.any():
+        return True
+    turned = g
+    for dim in range(g.ndim):
+        bases, sizes, _ = torch.linalg.svd(g.transpose(0, dim).flatten(1))
+        there = sizes[sizes > 1e-12 * sizes[0]] / sizes[0]
+        if there[-1] < 1 / 16 or bool((there.diff().abs() < 1 / 64).any()):
+            return False
+        turned = torch.einsum("k...,kj->...j", turned, bases)
+    parts = turned.abs() / turned.norm()
+    return bool(((parts < 16 * 2.0**-52) | (parts > 1 / 64)).all())
 
 
 def shampoo_direction(g: Tensor, p: Tensor, memory: dict[str, Any]) -> Tensor:
@@ -150,3 +171,5 @@ EXEMPT = {
 }
 
 DRAWS = {"adahessian", "sophia"}
+
+WELL_POSED: dict[str, Callable[[Tensor], bool]] = dict.fromkeys(("soap", "scale_by_soap"), has_one_eigenbasis)
