@@ -12,7 +12,7 @@ A node is None, a leaf, or a container, all of them JSON:
 import dataclasses
 import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -29,6 +29,7 @@ Node = Any
 ANYTHING: Node = {"anything": True}
 _FACTORIES: dict[str, Any] = {"": None, "list": list, "dict": dict, "int": int, "float": float, "tuple": tuple}
 _HERE = __name__.partition(".")[0]
+_MOST_SHOWN = 20
 _MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "OrderedDict", defaultdict: "defaultdict", Params: "Params"}
 # What is written of a container, by its kind.
 _FIELDS: dict[str, set[str]] = {
@@ -110,6 +111,12 @@ def _by_name(node: Node) -> dict[str, tuple[Any, Node]]:
     """The children of a container by the text of their keys, which tells 1 from "1"."""
     pairs = zip(_names(node), node["children"], strict=True)
     return {repr(name): (decode(name), child) for name, child in pairs}
+
+
+def shown(lines: Sequence[str], separator: str = "\n  ") -> str:
+    """So many of the lines that people read them, and how many there are besides."""
+    more = [f"and {len(lines) - _MOST_SHOWN} more"] if len(lines) > _MOST_SHOWN else []
+    return separator.join([*lines[:_MOST_SHOWN], *more])
 
 
 def differences(found: Node, wanted: Node, path: str = "", *, cast: bool = False) -> Iterator[str]:

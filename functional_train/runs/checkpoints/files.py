@@ -16,6 +16,7 @@ from functional_train.runs.checkpoints._describe import (
     differences,
     leaf_nodes,
     rebuild,
+    shown,
     value_node,
 )
 from functional_train.runs.checkpoints._digests import Pieces, digester, finish
@@ -29,7 +30,6 @@ from functional_train.values.tree._lookup import Predicate, check_globs, matches
 from functional_train.values.tree._structure import flatten, items, map, unflatten
 from functional_train.values.types import Tree
 
-_MOST_SHOWN = 20
 # Bytes of entries that are written together; those that are on a device, or not contiguous, have a copy meanwhile.
 _MOST_BEGUN = 1 << 26
 
@@ -200,11 +200,9 @@ def _check_alike(path: Path, found: Node, like: Tree, chosen: dict[str, Node] | 
         leaves = dict(leaf_nodes(wanted))
         lines = [line for name in chosen for line in differences(chosen[name], leaves[name], name, cast=cast)]
     if lines:
-        shown = lines[:_MOST_SHOWN] + ([f"and {len(lines) - _MOST_SHOWN} more"] if len(lines) > _MOST_SHOWN else [])
         raise StructureError(
-            f"{path} does not hold a tree of the structure of like=:\n  "
-            + "\n  ".join(shown)
-            + "\npartial=True or partial='params/*' reads what both have, cast=True other dtypes; without like= load "
+            f"{path} does not hold a tree of the structure of like=:\n  {shown(lines)}\n"
+            "partial=True or partial='params/*' reads what both have, cast=True other dtypes; without like= load "
             "returns what the file holds."
         )
 
@@ -224,7 +222,7 @@ def _chosen(path: Path, node: Node, like: Tree, partial: bool | Predicate) -> di
         if not chosen:
             raise StructureError(
                 f"{path} and like= have no path in common, so nothing would be read. The file has "
-                f"{', '.join(list(stored)[:_MOST_SHOWN])}."
+                f"{shown(list(stored), ', ')}."
             )
         return chosen
     assert not isinstance(partial, bool)
@@ -232,7 +230,5 @@ def _chosen(path: Path, node: Node, like: Tree, partial: bool | Predicate) -> di
     names = [name for name, leaf in items(like) if matches(partial, name, leaf)]
     missing = [name for name in names if name not in stored]
     if missing:
-        raise StructureError(
-            f"{path} has nothing at {', '.join(missing[:_MOST_SHOWN])}. It has {', '.join(list(stored)[:_MOST_SHOWN])}."
-        )
+        raise StructureError(f"{path} has nothing at {shown(missing, ', ')}. It has {shown(list(stored), ', ')}.")
     return {name: stored[name] for name in names}

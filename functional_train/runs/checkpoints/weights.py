@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from functional_train.runs.checkpoints._describe import may_cast
+from functional_train.runs.checkpoints._describe import may_cast, shown
 from functional_train.runs.checkpoints._replace import make_folder, replacing
 from functional_train.updates.checks import check_whole
 from functional_train.values.errors import CheckpointError, StructureError
@@ -19,7 +19,6 @@ from functional_train.values.params import Params
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-\d{5}-of-\d{5}\.safetensors")
-_MOST_SHOWN = 20
 
 
 def save_weights(
@@ -152,7 +151,7 @@ def load_weights(
     if not partial:
         lines += [f"{name!r}: the files have it, nothing is wanted there" for name in stored if name not in like]
     if partial and not chosen:
-        lines = [f"no name in common: the files have {', '.join(list(stored)[:_MOST_SHOWN])}"]
+        lines = [f"no name in common: the files have {shown(list(stored), ', ')}"]
     found = _read(chosen)
     made: dict[str, Tensor] = {}
     for name, old in like.items():
@@ -164,11 +163,9 @@ def load_weights(
         else:
             made[name] = new.to(old.device if old.device.type != "meta" else "cpu", old.dtype)
     if lines:
-        more = [f"and {len(lines) - _MOST_SHOWN} more"] if len(lines) > _MOST_SHOWN else []
         raise StructureError(
-            f"{path} does not hold the parameters of like=:\n  "
-            + "\n  ".join(lines[:_MOST_SHOWN] + more)
-            + "\nprefix= takes a beginning off the names, partial=True reads what both have, cast=True other dtypes."
+            f"{path} does not hold the parameters of like=:\n  {shown(lines)}\n"
+            "prefix= takes a beginning off the names, partial=True reads what both have, cast=True other dtypes."
         )
     return Params(made)
 

@@ -204,3 +204,18 @@ def test_a_state_of_another_optimizer(place: Path) -> None:
     assert torch.equal(found.params["w"], torch.ones(2))
     assert found.opt_state is not None
     assert ft.tree.same_structure(found, like)
+
+
+def test_the_first_of_many_differences(tmp_path: Path) -> None:
+    """Of a hundred differences people read the first, and how many there are; of a hundred paths likewise."""
+    path = tmp_path / "tree.ckpt"
+    ft.save(path, {f"{i:03}": torch.zeros(1) for i in range(100)})
+    other = {f"{i:03}": torch.zeros(2) for i in range(100)}
+    with pytest.raises(ft.StructureError) as found:
+        ft.load(path, like=other)
+    lines = str(found.value).splitlines()
+    assert len(lines) == 23
+    assert "019" in lines[20]
+    assert lines[21] == "  and 80 more"
+    with pytest.raises(ft.StructureError, match=r"The file has 000, 001, .*, 019, and 80 more\.$"):
+        ft.load(path, like={"w": torch.zeros(1)}, partial=True)
