@@ -24,7 +24,7 @@ class Effort(NamedTuple):
 
 def compare(systems: Mapping[str, System], workload: str, reference: str, effort: Effort) -> list[Figures]:
     """Measure all systems on one workload."""
-    say(f"{workload}: starting {len(systems)} processes")
+    say(f"{workload}: starting {len(systems)} systems")
     with workers(systems, workload, effort.threads) as group:
         apart = check_same_work(group, reference, workload, effort.agreement)
         say(f"{workload}: {effort.agreement} losses agree to {apart:.0e}")

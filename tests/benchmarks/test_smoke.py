@@ -19,7 +19,7 @@ from tests.benchmarks.draw_systems import SYSTEMS as DRAWING
 from tests.benchmarks.draws import benchmark as draws_of
 from tests.benchmarks.figures import Figures, Timings, figures
 from tests.benchmarks.plain_step import SYSTEMS
-from tests.benchmarks.processes import ROOT, BenchmarkError, System
+from tests.benchmarks.processes import ROOT, BenchmarkError, System, workers
 from tests.benchmarks.report import Bar, judge, table
 from tests.benchmarks.systems import HYPERPARAMETERS, Advance, imperative
 from tests.global_rng import seeded
@@ -123,6 +123,21 @@ def test_different_work_is_refused() -> None:
     systems = {"fused": SYSTEMS["imperative fused"], "other": System("tests.benchmarks.test_smoke:without_decay")}
     with pytest.raises(BenchmarkError, match="other does not do the work of fused"):
         compare(systems, "tiny", "fused", LITTLE)
+
+
+@pytest.mark.slow
+def test_systems_that_share_a_process() -> None:
+    """Each goes its own way, from the same weights."""
+    functions = {"plain": "plain_step", "other": "unchecked_step", "alone": "plain_step"}
+    systems = {
+        name: System(f"tests.benchmarks.systems:{function}", process="" if name == "alone" else "one")
+        for name, function in functions.items()
+    }
+    with workers(systems, "tiny", 1) as group:
+        first = group["plain"].ask("losses", 3)
+        assert group["other"].ask("losses", 3) == group["alone"].ask("losses", 3) == first
+        assert group["plain"].ask("losses", 3) != first
+        assert len({id(worker.process) for worker in group.values()}) == 2
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""A process with one system and one workload, told over a pipe what to do next.
+"""A process with one workload, and one system or several, told over a pipe what to do next.
 
-Each request is a line of JSON, as is each answer: `{"losses": n}` trains n steps and returns their losses,
-`{"block": n}` trains n steps and returns the time of one, `{"memory": 0}` returns the peak of resident memory. The
-process ends when its input does.
+Each request is a line of JSON, `[place, request]` with the place of a system among those of the process, and each
+answer is one: `{"losses": n}` trains n steps and returns their losses, `{"block": n}` trains n steps and returns the
+time of one, `{"memory": 0}` returns the peak of resident memory. The process ends when its input does.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def requests_of(advance: Advance, batches: list[Any], baseline: float) -> dict[s
         return [float(advance(next(stream))) for _ in range(steps)]
 
     def block(steps: int) -> dict[str, float]:
-        # One step off the record: another process has had the caches since the last block.
+        # One step off the record: another system has had the caches since the last block.
         advance(next(stream))
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(steps):
@@ -53,8 +53,8 @@ def requests_of(advance: Advance, batches: list[Any], baseline: float) -> dict[s
 def main() -> None:
     """Serve requests."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("system", help="module:function")
     parser.add_argument("workload", choices=WORKLOADS)
+    parser.add_argument("systems", nargs="+", help="module:function")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--imports", nargs="*", default=[], help="libraries that belong to the baseline of memory")
     options = parser.parse_args()
@@ -62,15 +62,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     torch.set_num_threads(options.threads)
-    module_name, function_name = options.system.split(":")
-    system = getattr(importlib.import_module(module_name), function_name)
+    systems = [getattr(importlib.import_module(name), made) for name, made in (s.split(":") for s in options.systems)]
     workload = WORKLOADS[options.workload]
     for library in options.imports:
         importlib.import_module(library)
     baseline = peak_megabytes()
-    requests = requests_of(system(workload.module()), workload.batches(), baseline)
-    for line in itertools.chain(["{}"], sys.stdin):
-        answer = {name: requests[name](argument) for name, argument in json.loads(line).items()}
+    requests = [requests_of(system(workload.module()), workload.batches(), baseline) for system in systems]
+    for line in itertools.chain(["[0, {}]"], sys.stdin):
+        place, asked = json.loads(line)
+        answer = {name: requests[place][name](argument) for name, argument in asked.items()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
