@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from typing import Any
 
 from torch import Tensor
@@ -14,24 +15,24 @@ from functional_train.values.tree._structure import items, leaves, tensors
 from functional_train.values.types import StepFn, Tree
 
 _WHEN = "by this step, in its loss or its update"
+# To ask the generator, 5 kB are copied, which drives other data out of the cache; who draws mostly draws each time.
+_FIRST_ASKED, _ASKED_EVERY = 8, 16
 
 
 def checked(step: StepFn) -> StepFn:
     """Have a step refuse a state that was written to, and a loss or an update that writes, or that draws from torch.
 
-    What torch counts is compared: the versions of the leaves of state and batch, and the global generator. So neither a
-    write that torch does not see nor another generator is found; `check_pure` finds those, and the line.
+    What torch counts is compared: the versions of the leaves of state and batch, and, around the first 8 steps and each
+    16th, the global generator. So neither a write that torch does not see nor another generator is found; `check_pure`
+    finds those, and the line.
 
     Args:
         step: Any step.
     """
-    # To ask the generator, 5 kB are copied. So it is asked once a step, as long as nobody draws between steps.
-    known: tuple[Any, ...] | None = None
-    others_draw = False
+    turns = itertools.count()
 
     @functools.wraps(step)
     def checked_step(state: Any, batch: Tree) -> Any:
-        nonlocal known, others_draw
         # A trace refuses for itself.
         if not is_unmoded():
             check_untouched(state)
@@ -40,8 +41,8 @@ def checked(step: StepFn) -> StepFn:
             return result
         given = _tensors(batch)
         versions = versions_of(given)
-        asked = known is None or others_draw
-        drawn = mark() if asked else known
+        turn = next(turns)
+        drawn = mark() if turn < _FIRST_ASKED or turn % _ASKED_EVERY == 0 else None
         # One look at the state finds what was written before this step, too: what was computed of it is dropped.
         try:
             result = step(state, batch)
@@ -57,14 +58,11 @@ def checked(step: StepFn) -> StepFn:
                 f"{f'{path!r} of the batch' if path else 'the batch'} was written to {_WHEN}. Compute a new value "
                 "(x = x + 1, not x += 1), or work on x.clone(); ft.check_pure(step, state, batch) names the line."
             )
-        known = mark()
-        if known != drawn:
-            # Others may have drawn, before it or in another thread; their numbers are not to come twice.
+        if drawn is not None and mark() != drawn:
+            # Another thread may have drawn, whose numbers are not to come twice.
             line = first_draw(lambda: step(state, batch))
-            others_draw = line is None
             if line is not None:
-                if asked and drawn is not None:
-                    set_back(drawn)
+                set_back(drawn)
                 raise PurityError(
                     f"this step draws from the global generator of torch, with {line}\nDraw with ft.random from a key "
                     "that the state owns, and in a module with apply(params, x, key=key)."

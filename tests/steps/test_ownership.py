@@ -1,5 +1,6 @@
 """Who wrote to a state: found on entry, and when a step itself did."""
 
+import itertools
 import threading
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 import functional_train as ft
+from tests.global_rng import seeded
 
 OPTIMIZER = ft.sgd(0.1, momentum=0.9)
 
@@ -86,6 +88,28 @@ def test_a_loss_that_draws_from_the_global_generator_is_found_in_that_step(make:
     with pytest.raises(ft.PurityError, match=r"draws from the global generator of torch, with rand.*\n.*state owns"):
         step(state, torch.ones(2))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("first", [0, 1, 7, 8, 20, 32])
+def test_a_loss_that_begins_to_draw_is_found_within_sixteen_steps(first: int) -> None:
+    """A step asks the generator now and then; what others draw between steps is theirs."""
+    turns = itertools.count()
+
+    def loss_fn(params: Any, batch: Tensor) -> Tensor:
+        return _loss_fn(params, batch + torch.rand(2) if next(turns) >= first else batch)
+
+    step, state = _plain(loss_fn)
+    found = None
+    with seeded():
+        for turn in range(64):
+            torch.rand(1)
+            try:
+                state, _ = step(state, torch.ones(2))
+            except ft.PurityError:
+                found = turn
+                break
+    assert found is not None
+    assert first <= found <= (first if first < 8 else first + 15)
 
 
 def test_a_loss_may_write_to_what_it_made() -> None:
