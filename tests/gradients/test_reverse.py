@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import BatchEncoding
@@ -217,6 +218,42 @@ def test_computes_in_every_mode(mode: Any) -> None:
         assert_bitwise(ft.grad(small_loss)(small, points), expected)
         made_inside = ft.tree.copy(small)
     assert_bitwise(ft.grad(small_loss)(made_inside, points), expected)
+
+
+class Calls(TorchFunctionMode):
+    """Keeps the functions of torch that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Marked(Tensor):
+    """A tensor of another class, which torch asks before it computes."""
+
+    seen: ClassVar[list[Any]] = []
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.seen.append(func)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_who_watches_torch_sees_the_gradient() -> None:
+    """A mode for functions of torch, and a tensor class, meet `torch.autograd.grad`; the bits are those of without."""
+    expected = ft.grad(small_loss)(small, points)
+    with Calls() as calls:
+        assert_bitwise(ft.grad(small_loss)(small, points), expected)
+    assert torch.autograd.grad in calls.seen
+
+    marked = ft.tree.map(lambda leaf: leaf.as_subclass(Marked), small)
+    grads = ft.grad(small_loss)(marked, points)
+    assert_bitwise(ft.tree.map(lambda leaf: leaf.as_subclass(Tensor), grads), expected)
+    assert torch.autograd.grad in Marked.seen
 
 
 class Square(torch.autograd.Function):
