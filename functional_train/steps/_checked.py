@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from functional_train.steps._memory import keep_freed_pages
 from functional_train.steps.state import check_untouched, versions_of
 from functional_train.values._generators import first_draw, mark, set_back
 from functional_train.values._watching import is_unmoded
@@ -42,6 +43,8 @@ def checked(step: StepFn) -> StepFn:
         given = _tensors(batch)
         versions = versions_of(given)
         turn = next(turns)
+        if turn == 0:
+            keep_freed_pages(state)
         drawn = mark() if turn < _FIRST_ASKED or turn % _ASKED_EVERY == 0 else None
         # One look at the state finds what was written before this step, too: what was computed of it is dropped.
         try:
