@@ -16,21 +16,22 @@ from functional_train.values.tree._structure import items, leaves, tensors
 from functional_train.values.types import StepFn, Tree
 
 _WHEN = "by this step, in its loss or its update"
-# To ask the generator, 5 kB are copied, which drives other data out of the cache; who draws mostly draws each time.
-_FIRST_ASKED, _ASKED_EVERY = 8, 16
+# To ask the generator, 5 kB are copied, which drives other data out of the cache; who draws mostly draws each time. Who
+# draws each k-th time is met as well where k and the number of steps between two questions have no common divisor.
+_FIRST_ASKED, _ASKED_EVERY = 8, 13
 
 
 def checked(step: StepFn) -> StepFn:
     """Have a step refuse a state that was written to, and a loss or an update that writes, or that draws from torch.
 
     What torch counts is compared: the versions of the leaves of state and batch, and, around the first 8 steps and each
-    16th, the global generator. So neither a write that torch does not see nor another generator is found; `check_pure`
+    13th, the global generator. So neither a write that torch does not see nor another generator is found; `check_pure`
     finds those, and the line.
 
     Args:
         step: Any step.
     """
-    turns = itertools.count()
+    turns = itertools.count(1)
 
     @functools.wraps(step)
     def checked_step(state: Any, batch: Tree) -> Any:
@@ -43,9 +44,9 @@ def checked(step: StepFn) -> StepFn:
         given = _tensors(batch)
         versions = versions_of(given)
         turn = next(turns)
-        if turn == 0:
+        if turn == 1:
             keep_freed_pages(state)
-        drawn = mark() if turn < _FIRST_ASKED or turn % _ASKED_EVERY == 0 else None
+        drawn = mark() if turn <= _FIRST_ASKED or turn % _ASKED_EVERY == 0 else None
         # One look at the state finds what was written before this step, too: what was computed of it is dropped.
         try:
             result = step(state, batch)

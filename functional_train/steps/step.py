@@ -36,7 +36,7 @@ def make_step(grad_fn: GradFn, optimizer: GradientTransformation) -> StepFn:
             function returns does not fit the state.
         OwnershipError: when called: a leaf of the state was written to since the state was made.
         PurityError: when called: the batch was written to, or torch's global generator drawn from (looked for at the
-            first 8 calls and each 16th).
+            first 8 calls and each 13th).
 
     Example:
         >>> import functional_train as ft, torch

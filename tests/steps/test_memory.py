@@ -32,11 +32,12 @@ print(faults(vars(step)["__wrapped__"]), faults(step))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators decide for themselves what they keep")
 def test_steps_take_the_pages_that_steps_freed() -> None:
-    """From its first turn on, a plain step of some MB has hardly a page fault; the step inside of it has many."""
+    """From its first turn on, a plain step of some MB has hardly a page fault; the step inside of it has some."""
     # Whoever told malloc what to keep is not overruled.
     told = ("MALLOC_", "GLIBC_TUNABLES")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(told)}
     made = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     inside, plain = map(float, made.stdout.split())
-    assert 3 * plain < inside
+    # Where pages are large, or kept anyway, neither has any.
+    assert plain < max(inside / 3, 1)
